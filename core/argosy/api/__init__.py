@@ -1,0 +1,1 @@
+"""Dialects over tasks: no ray, no engine."""

@@ -1,0 +1,1 @@
+"""A replica without Ray: mask, load, canary, prove, batch, answer."""

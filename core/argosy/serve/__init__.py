@@ -1,0 +1,1 @@
+"""Ray Serve around the runtime: the only room that imports ray."""

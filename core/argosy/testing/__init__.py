@@ -1,0 +1,1 @@
+"""Mock backends, mock fleets, contract tests: for us and for plugin authors."""
