@@ -1,0 +1,62 @@
+# make up serves the default fleet; make test runs everything. `make help` lists the rest.
+
+PYTHON ?= python3
+FLEET ?= examples/default/fleet.yaml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+
+bin := .venv/bin
+declared := pyproject.toml $(wildcard core/pyproject.toml backends/*/pyproject.toml plugins/*/pyproject.toml)
+# The version is kept in core/argosy/__init__.py, and an editable install remembers the one it saw.
+locked := requirements/tools.txt $(declared) core/argosy/__init__.py scripts/environment
+
+.PHONY: help up down status test check bench soak lock build env dev clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+up: .venv/default.stamp ## install what is missing, start the default fleet, return when it is Ready
+	@$(bin)/argosy up --detach $(FLEET) $(ARGS)
+
+down: .venv/default.stamp ## stop the fleet
+	@$(bin)/argosy down $(ARGS)
+
+status: .venv/default.stamp ## say how the fleet is
+	@$(bin)/argosy status $(ARGS)
+
+test: .venv/dev.stamp ## install what is missing, run the whole test suite
+	@scripts/test $(ARGS)
+
+check: .venv/dev.stamp ## lint, formatting, types
+	@scripts/check
+
+bench: .venv/dev.stamp ## measure the fleet against the bare engines
+	@$(bin)/python benchmarks/bench.py $(ARGS)
+
+soak: .venv/dev.stamp ## run what takes too long for the tests
+	@$(bin)/python benchmarks/soak.py $(ARGS)
+
+lock: .venv/default.stamp ## resolve requirements/ again
+	@scripts/lock $(ARGS)
+
+build: .venv/default.stamp ## build a wheel of every distribution into dist/
+	@scripts/build
+
+env: .venv/default.stamp ## make .venv, for the fleet
+
+dev: .venv/dev.stamp ## make .venv, for work on Argosy
+
+clean: ## remove what the other targets made, .venv included
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find core backends plugins tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+.venv/default.stamp: requirements/default.txt $(locked)
+	@PYTHON=$(PYTHON) scripts/environment default
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.txt $(locked)
+	@PYTHON=$(PYTHON) scripts/environment dev
+	@touch $@ .venv/default.stamp

@@ -1,0 +1,1 @@
+"""The smallest plugin of Argosy: it answers what it was asked."""

@@ -1,0 +1,1 @@
+"""Sentence embeddings, as an Argosy plugin."""

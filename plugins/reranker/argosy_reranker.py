@@ -1,0 +1,1 @@
+"""Reranking of passages, as an Argosy plugin."""

@@ -1,0 +1,1 @@
+"""Speech with Piper voices, as an Argosy plugin."""

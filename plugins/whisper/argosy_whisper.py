@@ -1,0 +1,1 @@
+"""Transcription with Whisper, as an Argosy plugin."""
