@@ -1,1 +1,180 @@
 """The host's processor as a device of Argosy."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+import argosy
+from argosy.backend import Enforcement
+from argosy.engines import Ctranslate2, Engine, Onnxruntime, Openvino, OpenvinoGenai, Python, Torch, Vllm
+
+RESERVE = 2 * 1024**3  # bytes: the system, Ray and control, which want about 1.5 GiB on an idle machine
+LEAST = 0.75  # of the memory at hand that models always get, on machines too small for RESERVE
+
+# What a kernel calls the widest vectors -> what the architecture is called here, widest first.
+VECTORS = (
+    ("avx512f", "x86-64-avx512"),
+    ("avx2", "x86-64-avx2"),
+    ("lm", "x86-64"),
+    ("sve", "aarch64-sve"),
+    ("asimd", "aarch64"),
+)
+
+
+class Cpu(argosy.Backend):
+    """One device: all cores and memory that this process may use, whatever the machine has beyond them.
+
+    `memory_bytes` is the machine's memory or the control group's limit, whichever is less, minus a reserve of 2 GiB
+    for the host (a quarter, on machines below 8 GiB). Shares of it are counted, not enforced: Linux lets a process
+    allocate what it likes until a control group stops it.
+    """
+
+    name = "cpu"
+
+    def detect(self, root: Path = Path("/")) -> Sequence[argosy.Device]:
+        info = _read(root / "proc/cpuinfo")
+        if not info:
+            return ()
+        flags = set(_field(info, "flags", "Features").split())
+        architecture = next((name for flag, name in VECTORS if flag in flags), "unknown")
+        name = " ".join(_field(info, "model name", "Model", "Hardware").split()) or architecture
+        device = argosy.Device(
+            backend=self.name,
+            name=name,
+            architecture=architecture,
+            integrated=True,
+            memory_bytes=_memory(root),
+            cores=_cores(root, info),
+        )
+        return (device,)
+
+    def absent(self, root: Path = Path("/")) -> str:
+        return "" if self.detect(root) else f"{root / 'proc/cpuinfo'} cannot be read: is this Linux with /proc mounted?"
+
+    def environment(self, device: argosy.Device) -> Mapping[str, str]:
+        """Nothing: a processor needs no mask, and thread limits are core's."""
+        return {}
+
+    def offers(self, device: argosy.Device, budget: int | None, cores: int) -> Sequence[Engine]:
+        """Every installed engine. Where the processor has bfloat16 units, the 4- and 8-bit language model runs faster
+        with float32 in between at high concurrency and slower alone, so precision is left to the engine."""
+        known: tuple[Engine, ...] = (
+            OpenvinoGenai(threads=cores),
+            Openvino(threads=cores, properties={"PERFORMANCE_HINT": "LATENCY"}),
+            Onnxruntime(threads=cores),
+            Ctranslate2(threads=cores, compute_type="int8"),
+            Vllm(threads=cores, eager=True, kv_cache_bytes=budget // 4 if budget else None),
+            Torch(threads=cores),
+            Python(threads=cores),
+        )
+        return tuple(engine for engine in known if engine.version() is not None)
+
+    def held(self, device: argosy.Device) -> Sequence[argosy.Held]:
+        """This process and its children, pages that are shared counted in proportion. Strangers are not listed: whose
+        memory is a model's and whose is a browser's cannot be told on a host."""
+        own = psutil.Process()
+        return tuple(_held([own, *own.children(recursive=True)]))
+
+    def enforcement(self, device: argosy.Device) -> Enforcement:
+        return "counted"
+
+    def checks(self, root: Path = Path("/")) -> Sequence[argosy.Finding]:
+        findings = []
+        for device in self.detect(root):
+            if device.architecture in ("x86-64", "unknown"):
+                findings.append(
+                    argosy.Finding(
+                        check="vectors",
+                        symptom="models run several times slower than they could",
+                        evidence=f"{device.name} shows neither avx2 nor asimd in /proc/cpuinfo",
+                        fix="in a virtual machine, pass the host's processor through (QEMU: -cpu host)",
+                        fatal=False,
+                    )
+                )
+        return findings
+
+
+def _held(processes: Sequence[psutil.Process]) -> Iterator[argosy.Held]:
+    for process in processes:
+        try:
+            yield argosy.Held(pid=process.pid, bytes=process.memory_full_info().pss)
+        except psutil.AccessDenied:
+            yield argosy.Held(pid=process.pid, bytes=process.memory_info().rss)
+        except psutil.NoSuchProcess:
+            continue  # it ended meanwhile
+
+
+def _memory(root: Path) -> int | None:
+    """Bytes for models; None where /proc/meminfo does not tell."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    if not found:
+        return None
+    limits = [_number(text) for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes")]
+    total = min([int(found[1]) * 1024, *(limit for limit in limits if limit)])
+    return max(total - RESERVE, int(total * LEAST))
+
+
+def _cores(root: Path, info: str) -> int:
+    """Whole cores: those this process may run on, bounded by the control group's quota; at least one."""
+    cores = len(re.findall(r"^processor\s*:", info, re.MULTILINE)) or os.cpu_count() or 1
+    allowed = _field(_read(root / "proc/self/status"), "Cpus_allowed_list")
+    if allowed:
+        cores = min(cores, sum(_span(part) for part in allowed.split(",")))
+    for text in _limits(root, "cpu", "cpu.max"):
+        quota, _, period = text.partition(" ")
+        if _number(quota) and _number(period):
+            cores = min(cores, _number(quota) // _number(period))
+    quotas, periods = (list(_limits(root, "cpu", name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    for quota, period in zip(quotas, periods, strict=False):
+        if _number(quota) and _number(period):
+            cores = min(cores, _number(quota) // _number(period))
+    return max(cores, 1)
+
+
+def _limits(root: Path, controller: str, *names: str) -> Iterator[str]:
+    """What the control groups of this process say, version 2 and version 1, from its own group up to the root."""
+    base = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines() or ["0::/"]:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        folder = base / controller if controllers else base
+        own = Path(path.lstrip("/"))
+        for group in (own, *own.parents):
+            yield from (text for name in names if (text := _read(folder / group / name).strip()))
+
+
+def _span(text: str) -> int:
+    """How many cores `3` or `0-7` means."""
+    first, _, last = text.partition("-")
+    return _number(last or first) - _number(first) + 1
+
+
+def _number(text: str) -> int:
+    """0 for `max`, `-1` and whatever else is no number: no limit."""
+    return int(text) if text.isdecimal() else 0
+
+
+def _field(text: str, *names: str) -> str:
+    """The first `name : value` of the first name that is there; empty where none is."""
+    for name in names:
+        if found := re.search(rf"^{name}\s*:[ \t]*(.*)$", text, re.MULTILINE):
+            return found[1].strip()
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@argosy.hookimpl
+def argosy_backends() -> Sequence[argosy.Backend]:
+    return [Cpu()]

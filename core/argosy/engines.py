@@ -7,6 +7,7 @@ here imports an engine before a method is called, for core runs in images that h
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,18 @@ class Engine:
             except importlib.metadata.PackageNotFoundError:
                 continue
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Python(Engine):
+    """No engine: for models that compute by themselves."""
+
+    name = "python"
+    distributions = ()
+
+    @classmethod
+    def version(cls) -> str | None:
+        return platform.python_version()
 
 
 @dataclass(frozen=True, kw_only=True)
