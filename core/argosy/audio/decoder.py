@@ -1,0 +1,218 @@
+"""An uploaded file to mono samples, whoever made the file and whatever it claims about itself.
+
+An upload is a stranger's: ffmpeg may open no other file or address, uses only the containers and codecs listed here (no
+playlist, no video decoder), and never works further than the seconds that are allowed.
+
+A file that is shorter than it says is refused where it states its length for certain (wav, flac, m4a): half a
+transcript that looks whole is worse than an error. A wav whose length says "unknown", as recorders and pipes write it,
+gives what is there; so do mp3, ogg, webm and aac, which state no length or one that is often stale.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy
+from numpy.typing import NDArray
+
+from argosy.audio.samples import Resampler, Samples, clean
+from argosy.errors import BadRequest, TooLarge, UnsupportedMedia
+
+if TYPE_CHECKING:
+    from av import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+ACCEPTED = "wav, mp3, flac, ogg (Opus or Vorbis), m4a, webm, aac"
+MAX_SECONDS = 7200.0  # 461 MB of samples at 16 kHz
+RATES = range(1_000, 768_001)  # Hz. One sample of a "1 Hz" file would become 16,000
+CHANNELS = range(1, 65)
+SLACK = 0.25  # seconds that may lack: encoder delays, and recorders that count the header as sound
+PIECE = 16_384  # samples
+
+_CONTAINERS = "wav,mp3,flac,ogg,mov,matroska,aac"  # ffmpeg's names: mov is m4a and mp4, matroska is webm
+_CODECS = (
+    "aac,alac,flac,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,amrnb,amrwb,gsm_ms,adpcm_ms,adpcm_ima_wav,"
+    "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,"
+    "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be"
+)
+_OPTIONS = {"format_whitelist": _CONTAINERS, "codec_whitelist": _CODECS, "protocol_whitelist": "none"}
+_PARAM = "file"
+
+
+def decode(data: bytes, *, rate: int = 16_000, max_seconds: float = MAX_SECONDS) -> Samples:
+    """The sound in `data`, channels averaged, at `rate` Hz: shape (samples,), at least one sample, writable.
+
+    Raises UnsupportedMedia for what is no audio in an accepted format, BadRequest for audio that is empty, broken, cut
+    off, or contradicts itself, TooLarge for more than `max_seconds`. Memory: four bytes a sample, and a megabyte or so.
+    May run in several threads at once.
+    """
+    if not data:
+        raise BadRequest(f"the audio file is empty (0 bytes); send one of {ACCEPTED}", param=_PARAM, code="empty_audio")
+    _check_wav(data)
+    import av
+
+    try:
+        container = av.open(io.BytesIO(data), "r", options=_OPTIONS, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise _unreadable(data) from error
+    with container:
+        stream = next(iter(container.streams.audio), None)
+        if stream is None:
+            found = ", ".join(sorted({other.type for other in container.streams})) or "no track at all"
+            raise UnsupportedMedia(f"the file has no audio track; found: {found}; send one of {ACCEPTED}", param=_PARAM)
+        return _samples(container, stream, rate, max_seconds)
+
+
+def _samples(container: InputContainer, stream: AudioStream, rate: int, max_seconds: float) -> Samples:
+    declared = _declared(container, stream)  # before decoding: some demuxers correct it on the way
+    sound, limit = bytearray(), int(max_seconds * rate) * 4  # grows in place; a list of arrays would exist twice
+    resampler: Resampler | None = None
+
+    def keep(samples: Samples) -> None:
+        sound.extend(samples.tobytes())
+        if len(sound) > limit:
+            raise TooLarge(
+                f"the audio is longer than {max_seconds:g} s; cut it and send the parts one by one", param=_PARAM
+            )
+
+    for source, samples in _pieces(container, stream):
+        if resampler is None or resampler.source != source:  # joined ogg files change their rate in the middle
+            if resampler is not None:
+                keep(resampler.flush())
+            resampler = Resampler(source, rate)
+        keep(resampler.push(samples))
+    if resampler is not None:
+        keep(resampler.flush())
+    if not sound:
+        raise _broken("nothing in it could be decoded")
+    seconds = len(sound) / 4 / rate
+    if declared is not None and declared > seconds + SLACK:
+        raise _cut_off(declared, seconds)
+    return numpy.frombuffer(sound, numpy.float32)  # (samples,) float32
+
+
+def _pieces(container: InputContainer, stream: AudioStream) -> Iterator[tuple[int, Samples]]:
+    """The sound in order as (rate in Hz, mono samples), gathered from frames: what follows costs as much for 20 ms."""
+    gathered: list[AudioFrame] = []
+    kind, samples = None, 0
+    for frame in _frames(container, stream):
+        found = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+        if gathered and (found != kind or samples >= PIECE):
+            yield gathered[0].sample_rate, _mono(gathered)
+            gathered, samples = [], 0
+        if found != kind:
+            _check_sound(*found[:2])
+            kind = found
+        gathered.append(frame)
+        samples += frame.samples
+    if gathered:
+        yield gathered[0].sample_rate, _mono(gathered)
+
+
+def _frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    """Broken packets are passed over, unless most are broken."""
+    import av
+
+    good = bad = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            frames = packet.decode()
+        except av.FFmpegError:  # raised by the demuxer, it also ends `packets`
+            bad += 1
+            continue
+        good += bool(frames)
+        yield from frames
+    if bad > good:
+        raise _broken(f"{bad} of its {bad + good} packets make no sense")
+
+
+def _mono(frames: list[AudioFrame]) -> Samples:
+    """`frames`, all of one kind, one after the other."""
+    parts: list[NDArray[Any]] = [frame.to_ndarray() for frame in frames]
+    if frames[0].format.is_planar:
+        sound = numpy.concatenate(parts, axis=1)  # (channels, samples)
+    else:
+        sound = numpy.concatenate(parts, axis=1).reshape(-1, frames[0].layout.nb_channels).T  # (channels, samples)
+    if sound.dtype.kind == "f":
+        channels = clean(sound)
+    else:
+        full = 2 ** (8 * sound.dtype.itemsize - 1)
+        middle = full if sound.dtype.kind == "u" else 0
+        channels = (sound.astype(numpy.float32) - middle) / numpy.float32(full)
+    mono: Samples = numpy.mean(channels, axis=0, dtype=numpy.float32)  # (samples,)
+    return mono
+
+
+def _declared(container: InputContainer, stream: AudioStream) -> float | None:
+    """Seconds, where this kind of file says for certain how long it is (wav is checked before: ffmpeg mends it)."""
+    certain = {"flac", "mov"} & set(container.format.name.split(","))
+    if not certain or not stream.duration or stream.time_base is None:
+        return None
+    return float(stream.duration * stream.time_base)
+
+
+def _check_sound(rate: int, channels: int) -> None:
+    for name, found, allowed in (("sample rate", rate, RATES), ("number of channels", channels, CHANNELS)):
+        if found not in allowed:
+            raise BadRequest(
+                f"the audio's {name} is {found}; allowed: {allowed[0]} to {allowed[-1]}; convert it, for example with "
+                "`ffmpeg -i IN -ar 16000 -ac 1 OUT.wav`", param=_PARAM, code="invalid_audio",
+            )  # fmt: skip
+
+
+def _check_wav(data: bytes) -> None:
+    """Refuse a wav header that contradicts itself or promises more than there is: ffmpeg would make noise of it."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return
+    at, frame = 12, 0
+    for _ in range(1000):  # chunks; a hostile file could hold millions of empty ones
+        if at + 8 > len(data):
+            return  # no sound found: ffmpeg looks more thoroughly, and says so
+        kind, size = struct.unpack_from("<4sI", data, at)
+        at += 8
+        if kind == b"fmt " and size >= 16 and at + 16 <= len(data):
+            coding, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", data, at)
+            _check_sound(rate, channels)
+            plain = coding in (0x0001, 0x0003, 0xFFFE)  # PCM, float, and either with a longer header
+            if plain and block != channels * ((bits + 7) // 8):
+                raise BadRequest(
+                    f"the wav header contradicts itself: {channels} channels of {bits} bits cannot take {block} "
+                    "bytes a sample; write the file anew", param=_PARAM, code="invalid_audio",
+                )  # fmt: skip
+            frame = rate * block if plain else 0  # bytes a second; a compressed wav's are a guess
+        elif kind == b"data":
+            there = len(data) - at
+            # 0, and from 2 GiB less a header on, stand for "unknown": so say arecord, sox, ffmpeg and others in a pipe
+            if frame and size < 0x7FFF_0000 and size - there > SLACK * frame:
+                raise _cut_off(size / frame, there / frame)
+            return
+        at += size + size % 2
+
+
+def _unreadable(data: bytes) -> BadRequest | UnsupportedMedia:
+    known = data.startswith((b"RIFF", b"ID3", b"fLaC", b"OggS", b"\x1a\x45\xdf\xa3")) or data[4:8] == b"ftyp"
+    if known and (data[:4] != b"RIFF" or data[8:12] == b"WAVE"):  # avi and webp are RIFF too
+        return _broken("its beginning is right, and the rest is missing or unreadable")
+    return UnsupportedMedia(f"the file is no audio in an accepted format; send one of {ACCEPTED}", param=_PARAM)
+
+
+def _broken(why: str) -> BadRequest:
+    return BadRequest(
+        f"the audio file is broken or cut off: {why}; upload it again, or check that a player plays it",
+        param=_PARAM, code="invalid_audio",
+    )  # fmt: skip
+
+
+def _cut_off(declared: float, found: float) -> BadRequest:
+    return BadRequest(
+        f"the audio file is cut off: it says {declared:.1f} s, {found:.1f} s are there; upload it again whole, or if "
+        "this is all there is, mend its header with `ffmpeg -i IN -c copy OUT`", param=_PARAM, code="truncated_audio",
+    )  # fmt: skip
