@@ -1,0 +1,1 @@
+"""The fleet file: its schema, and where weights come from."""
