@@ -1,0 +1,398 @@
+"""A replica: one model on one share of one device, from its assignment to its answers. It knows nothing of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import os
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..backend import Backend, Device
+from ..errors import ArgosyError, BadRequest, Overloaded, PluginError, ReplicaError, RequestError
+from ..model import Context, Model, runs
+from ..registry import Registry
+from . import environment, logs, memory
+from .assignment import Assignment
+from .batching import Runner, runner
+from .meter import Meter, Silent
+from .proof import Canary, Proof, prove
+from .tally import Tally
+from .worker import Worker
+
+log = logging.getLogger("argosy.runtime")
+
+CANARY_SECONDS = 120.0  # the first answer may compile kernels
+_SAMPLE_SECONDS = 1.0  # between two looks at memory and queue
+_SAMPLE_COST = 0.01  # of one core that looking at memory may take
+_CLOSE_SECONDS = 10.0  # that a model gets to end what it does and close
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    LOADING = "loading"
+    PROVING = "proving"
+    READY = "ready"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Status:
+    """A replica as it is now, plain enough for JSON. `memory` and `memory_peak` are bytes, on the device where its
+    backend tells; `loaded_seconds` is what fetching and loading took; `proof` is the sentence of the proof."""
+
+    service: str
+    state: State
+    reason: str
+    variant: int
+    plugin: str
+    engine: str
+    engine_version: str
+    backend: str
+    device: str
+    share: float
+    budget: int | None
+    enforcement: str
+    memory: int
+    memory_peak: int
+    pid: int
+    loaded_seconds: float
+    running: int
+    waiting: int
+    about: dict[str, str]
+    canary_seconds: float
+    proof: str
+
+
+class Replica:
+    """Lives in one process, on one event loop. PluginError where the plugin has no such model or engine."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        registry: Registry,
+        meter: Meter | None = None,
+        *,
+        canary_seconds: float = CANARY_SECONDS,
+    ) -> None:
+        self.assignment, self._meter = assignment, meter or Silent()
+        self._backend = registry.backend(assignment.device.backend)
+        self.model = _implementation(registry, assignment)
+        self.service, self.served_by, self.bounds = assignment.service, assignment.served_by, assignment.bounds
+        self.task, self.features = self.model.task, self.model.features
+        self.about: Mapping[str, str] = self.model.about
+        self._plugin = next(
+            (f"{plugin.name} ({plugin.distribution} {plugin.version})" for plugin in registry.plugins
+             if assignment.plugin in plugin.models), assignment.plugin,
+        )  # fmt: skip
+        self._canary_limit = canary_seconds
+        self._tally = Tally(self._meter)
+        self._state, self._reason = State.STARTING, ""
+        self._memory, self._peak = 0, 0
+        self._loaded_seconds = self._canary_seconds = 0.0
+        self._proof = ""
+        self._worker: Worker | None = None
+        self._instance: Model | None = None
+        self._runner: Runner | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    # starting and stopping -----------------------------------------------------------------------------------------
+
+    async def start(self, progress: Callable[[str], None] | None = None) -> Status:
+        """Mask, fetch, load, ask the canary, prove; READY, or DEGRADED where the fleet file allows it.
+
+        `progress` gets sentences for people, from this loop or from another thread. Raises ReplicaError, WeightsError
+        or PluginError; the replica is FAILED then, and its thread and model are gone.
+        """
+        tell = progress or (lambda sentence: None)
+        try:
+            changed = environment.apply(self.assignment)
+            log.info("environment: %s", " ".join(f"{name}={value}" for name, value in changed.items()) or "as it was")
+            before = await asyncio.to_thread(memory.measure, self._backend, self.assignment.device)
+            began = time.monotonic()
+            weights = await self._fetch(tell)
+            self._turn(State.LOADING)
+            tell(f"loading on {self.assignment.engine.name}, {self.assignment.device.name}")
+            self._worker = Worker(f"argosy-{self.service}")
+            await self._load(weights)
+            self._loaded_seconds = time.monotonic() - began
+            self._turn(State.PROVING)
+            tell("asking the canary")
+            proof = await self._prove(before)
+        except BaseException as error:
+            self._turn(State.FAILED, str(error) or type(error).__name__)
+            await self._end()
+            raise
+        self._proof = proof.sentence
+        if proof.ok:
+            self._turn(State.READY)
+        else:
+            self._turn(State.DEGRADED, proof.sentence)
+        tell(f"{self._state}: {proof.sentence}")
+        self._watch = asyncio.create_task(self._sample())
+        return self.status()
+
+    async def stop(self) -> None:
+        """Refuse what waits, end what runs, close the model. Calling it again does nothing."""
+        if self._state is State.STOPPED:
+            return
+        self._turn(State.STOPPED)
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+        if self._runner is not None:
+            self._runner.stop()
+        worker, instance = self._worker, self._instance
+        self._worker = self._instance = None
+        if worker is None:
+            return
+        if instance is not None:
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    if inspect.iscoroutinefunction(instance.close):
+                        await instance.close()
+                    else:
+                        await worker.run(instance.close)
+            except Exception as error:  # noqa: BLE001 - close() is a plugin's; the replica ends all the same
+                log.warning("%s did not close: %s", self._plugin, error or type(error).__name__)
+        worker.stop()
+
+    async def _fetch(self, tell: Callable[[str], None]) -> Any:
+        """The model's weights, or None for one that needs none."""
+        if not self.model.needs_weights:
+            return None
+        if self.assignment.model is None:
+            raise ReplicaError(
+                f"weights for {self.assignment.plugin}", "no model in the fleet file", "model: hf://OWNER/NAME"
+            )
+        from ..fleet.weights import Allow, Progress, fetch  # here, for a model without weights needs no hub
+
+        def report(step: Progress) -> None:
+            tell(f"weights: {step.name}, {step.done / 2**20:.0f} of {step.total / 2**20:.0f} MiB")
+
+        return await asyncio.to_thread(
+            fetch,
+            self.assignment.model,
+            Path(self.assignment.cache),
+            allow=Allow.of(self.assignment.allow),
+            offline=self.assignment.offline,
+            progress=report,
+        )
+
+    async def _load(self, weights: Any) -> None:
+        assert self._worker is not None
+        engine = self.assignment.engine
+        if type(engine).version() is None:
+            wanted = " or ".join(type(engine).distributions)
+            raise ReplicaError(f"{wanted}, for the engine {engine.name}", "not installed here", "argosy doctor")
+        config = self._options(self.assignment.options)
+        try:
+            instance = self.model(config)
+            if inspect.iscoroutinefunction(instance.load):
+                await instance.load(weights, engine, self.assignment.device)
+            else:
+                await self._worker.run(partial(instance.load, weights, engine, self.assignment.device))
+        except asyncio.CancelledError:
+            raise
+        except ArgosyError:
+            raise
+        except BaseException as error:  # load() is a plugin's, and a native library's panic is no Exception
+            log.error("%s failed to load", self._plugin, exc_info=error)
+            raise ReplicaError(
+                f"{self._plugin} to load {self.assignment.plugin} on {engine.name} for {self.service}",
+                traceback.format_exception_only(error)[-1].strip(),
+                f"argosy logs {self.service}, or argosy run-one {self.service} to see it alone",
+            ) from error
+        self._instance = instance
+        self._runner = runner(instance, self.task, self.bounds.queue, self._worker, self._meter)
+
+    async def _prove(self, before: memory.Taken) -> Proof:
+        canary = await self._ask_canary()
+        self._canary_seconds = canary.seconds
+        after = await asyncio.to_thread(memory.measure, self._backend, self.assignment.device)
+        self._memory = self._peak = after.bytes
+        proof = prove(self.assignment, self.model, before, after, canary)
+        if not proof.ok and self.assignment.fallback == "refuse":
+            raise ReplicaError(
+                f"{self.service} on {self.assignment.engine.name}, {self.assignment.device.name}",
+                proof.sentence,
+                "argosy doctor; or `fallback: degrade` in the fleet file to serve all the same",
+            )
+        return proof
+
+    async def _ask_canary(self) -> Canary:
+        assert self._instance is not None
+        assert self._runner is not None
+        began = time.monotonic()
+        try:
+            request = self._instance.canary()
+            if request is None:
+                return Canary(False)
+            ctx = Context("canary", deadline=began + self._canary_limit)
+            logs.requests.set((ctx.id,))
+            answer = await self._runner.answer(request, ctx)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # canary() is a plugin's
+            cause = error.__cause__ or error
+            raise ReplicaError(
+                f"an answer of {self._plugin} to its canary within {self._canary_limit:g} s",
+                traceback.format_exception_only(cause)[-1].strip(),
+                f"argosy logs {self.service}, or argosy run-one {self.service} to see it alone",
+            ) from error
+        finally:
+            logs.requests.set(())
+        return Canary(True, answer, time.monotonic() - began)
+
+    # answering -----------------------------------------------------------------------------------------------------
+
+    async def answer(self, request: Any, ctx: Context) -> Any:
+        """The task's response; what a streaming model yields is folded into one. Raises RequestError alone."""
+        serving = self._enter(ctx)
+        try:
+            response = await serving.answer(request, ctx)
+        except RequestError as error:
+            ctx.error = ctx.error or error.code
+            raise
+        self._tally.answered(request, response)
+        return response
+
+    async def stream(self, request: Any, ctx: Context) -> AsyncIterator[Any]:
+        """The task's deltas; those of a model that does not stream are one. Raises RequestError alone, the first
+        time before the first delta. Close it, or cancel who reads it, to give the request up."""
+        serving = self._enter(ctx)
+        try:
+            if runs(self.model) == "predict":
+                yield self._whole(await serving.answer(request, ctx), request)
+                return
+            tally = self._tally.stream(request)
+            steps = serving.stream(request, ctx)
+            try:
+                async for delta in steps:
+                    tally.see(delta)
+                    yield delta
+            finally:
+                tally.end()
+                await steps.aclose()  # type: ignore[attr-defined]
+        except RequestError as error:
+            ctx.error = ctx.error or error.code
+            raise
+
+    def _enter(self, ctx: Context) -> Runner:
+        if self._runner is None or self._state not in (State.READY, State.DEGRADED):
+            raise Overloaded(f"{self.service} is {self._state}", code="not_ready")
+        if ctx.deadline is None:
+            ctx.deadline = time.monotonic() + self.bounds.timeout
+        logs.requests.set((ctx.id,))
+        return self._runner
+
+    def _whole(self, response: Any, request: Any) -> Any:
+        if self.task.delta is None or not isinstance(response, self.task.delta):
+            raise BadRequest(f"{self.service} answers whole, it does not stream", param="stream")
+        self._tally.answered(request, response)
+        return response
+
+    # state ---------------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        engine, device = self.assignment.engine, self.assignment.device
+        return Status(
+            service=self.service,
+            state=self._state,
+            reason=self._reason,
+            variant=self.assignment.variant,
+            plugin=self.assignment.plugin,
+            engine=engine.name,
+            engine_version=type(engine).version() or "",
+            backend=device.backend,
+            device=device.name,
+            share=self.assignment.share,
+            budget=self.assignment.budget,
+            enforcement=self.assignment.enforcement,
+            memory=self._memory,
+            memory_peak=self._peak,
+            pid=os.getpid(),
+            loaded_seconds=self._loaded_seconds,
+            running=self._runner.running if self._runner else 0,
+            waiting=self._runner.waiting if self._runner else 0,
+            about=dict(self.about),
+            canary_seconds=self._canary_seconds,
+            proof=self._proof,
+        )
+
+    def reconfigure(self, options: Mapping[str, Any]) -> None:
+        """Change live options; those that are not named keep their value. ReplicaError where an option's change would
+        need a restart or its value is refused, and nothing is changed then."""
+        current = self._instance.config if self._instance is not None else self._options(self.assignment.options)
+        new = self._options({**current.model_dump(), **options})
+        live = self.model.options.live_names()
+        fixed = sorted(name for name in new.model_fields_set - live if getattr(new, name) != getattr(current, name))
+        if fixed:
+            raise ReplicaError(
+                f"a change of live options ({', '.join(sorted(live)) or 'this model has none'})",
+                f"{', '.join(fixed)} would change, which needs a restart",
+                "argosy up, which restarts this service alone",
+            )
+        if self._instance is not None:
+            self._instance.config = new
+
+    def _options(self, values: Mapping[str, Any]) -> Any:
+        try:
+            return self.model.options.model_validate(dict(values))
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            known = ", ".join(self.model.options.model_fields) or "none"
+            raise ReplicaError(f"options of {self.assignment.plugin} ({known})", problems, "argosy config") from None
+
+    def _turn(self, state: State, reason: str = "") -> None:
+        self._state, self._reason = state, reason
+        log.info("%s is %s%s", self.service, state, f": {reason}" if reason else "")
+        for each in State:
+            self._meter.set("argosy_replica_state", float(each is state), state=each)
+
+    async def _sample(self) -> None:
+        """Look at memory and queue once a second, or more seldom where looking is expensive."""
+        device = self.assignment.device
+        tags = {"device": device.name, "backend": device.backend}
+        if self.assignment.budget is not None:
+            self._meter.set("argosy_replica_budget_bytes", self.assignment.budget, **tags)
+        while True:
+            taken, cost = await asyncio.to_thread(_measure, self._backend, device)
+            status = self.status()
+            self._memory, self._peak = taken.bytes, max(self._peak, taken.bytes)
+            self._meter.set("argosy_replica_memory_bytes", taken.bytes, **tags)
+            self._meter.set("argosy_queue", status.waiting)
+            self._meter.set("argosy_running", status.running)
+            await asyncio.sleep(max(_SAMPLE_SECONDS, cost / _SAMPLE_COST))
+
+
+def _measure(backend: Backend, device: Device) -> tuple[memory.Taken, float]:
+    """Memory now, and the processor seconds that looking took."""
+    began = time.thread_time()
+    return memory.measure(backend, device), time.thread_time() - began
+
+
+def _implementation(registry: Registry, assignment: Assignment) -> type[Model]:
+    model = registry.model(assignment.plugin)
+    for way in model.implementations():
+        if way.engine == assignment.engine.name:
+            return way.model
+    known = ", ".join(way.engine for way in model.implementations())
+    raise PluginError(f"{assignment.plugin} on {assignment.engine.name}", f"it runs on {known}", "argosy plugins")
