@@ -21,10 +21,13 @@ help: ## list these targets
 up: .venv/default.stamp ## install what is missing, start the default fleet, return when it is Ready
 	@$(bin)/argosy up --detach $(FLEET) $(ARGS)
 
-down: .venv/default.stamp ## stop the fleet
+# These two install nothing: a fleet may be running on what is there.
+down: ## stop the fleet
+	@test -x $(bin)/argosy || { echo "no .venv here, so no fleet was started from here"; exit 1; }
 	@$(bin)/argosy down $(ARGS)
 
-status: .venv/default.stamp ## say how the fleet is
+status: ## say how the fleet is
+	@test -x $(bin)/argosy || { echo "no .venv here, so no fleet was started from here: make up"; exit 1; }
 	@$(bin)/argosy status $(ARGS)
 
 test: .venv/dev.stamp ## install what is missing, run the whole test suite
@@ -34,10 +37,10 @@ check: .venv/dev.stamp ## lint, formatting, types
 	@scripts/check
 
 bench: .venv/dev.stamp ## measure the fleet against the bare engines
-	@$(bin)/python benchmarks/bench.py $(ARGS)
+	@$(bin)/python -m benchmarks $(ARGS)
 
 soak: .venv/dev.stamp ## run what takes too long for the tests
-	@$(bin)/python benchmarks/soak.py $(ARGS)
+	@$(bin)/python -m benchmarks.soak $(ARGS)
 
 lock: .venv/default.stamp ## resolve requirements/ again
 	@scripts/lock $(ARGS)
