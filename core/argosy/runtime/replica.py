@@ -10,8 +10,6 @@ import os
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,11 @@ from .assignment import Assignment
 from .batching import Runner, runner
 from .meter import Meter, Silent
 from .proof import Canary, Proof, prove
+from .state import State, Status
 from .tally import Tally
 from .worker import Worker
+
+__all__ = ["Replica", "State", "Status"]
 
 log = logging.getLogger("argosy.runtime")
 
@@ -36,44 +37,6 @@ CANARY_SECONDS = 120.0  # the first answer may compile kernels
 _SAMPLE_SECONDS = 1.0  # between two looks at memory and queue
 _SAMPLE_COST = 0.01  # of one core that looking at memory may take
 _CLOSE_SECONDS = 10.0  # that a model gets to end what it does and close
-
-
-class State(StrEnum):
-    STARTING = "starting"
-    LOADING = "loading"
-    PROVING = "proving"
-    READY = "ready"
-    DEGRADED = "degraded"
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Status:
-    """A replica as it is now, plain enough for JSON. `memory` and `memory_peak` are bytes, on the device where its
-    backend tells; `loaded_seconds` is what fetching and loading took; `proof` is the sentence of the proof."""
-
-    service: str
-    state: State
-    reason: str
-    variant: int
-    plugin: str
-    engine: str
-    engine_version: str
-    backend: str
-    device: str
-    share: float
-    budget: int | None
-    enforcement: str
-    memory: int
-    memory_peak: int
-    pid: int
-    loaded_seconds: float
-    running: int
-    waiting: int
-    about: dict[str, str]
-    canary_seconds: float
-    proof: str
 
 
 class Replica:
