@@ -22,7 +22,7 @@ from argosy.audio.samples import Resampler, Samples, clean
 from argosy.errors import BadRequest, TooLarge, UnsupportedMedia
 
 if TYPE_CHECKING:
-    from av import AudioFrame
+    from av import AudioFrame, CodecContext
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
@@ -64,6 +64,7 @@ def decode(data: bytes, *, rate: int = 16_000, max_seconds: float = MAX_SECONDS)
         if stream is None:
             found = ", ".join(sorted({other.type for other in container.streams})) or "no track at all"
             raise UnsupportedMedia(f"the file has no audio track; found: {found}; send one of {ACCEPTED}", param=_PARAM)
+        _check_codec(stream)
         return _samples(container, stream, rate, max_seconds)
 
 
@@ -72,12 +73,16 @@ def _samples(container: InputContainer, stream: AudioStream, rate: int, max_seco
     sound, limit = bytearray(), int(max_seconds * rate) * 4  # grows in place; a list of arrays would exist twice
     resampler: Resampler | None = None
 
+    too_large = TooLarge(
+        f"the audio is longer than {max_seconds:g} s; cut it and send the parts one by one", param=_PARAM
+    )
+    if declared is not None and declared > max_seconds:
+        raise too_large
+
     def keep(samples: Samples) -> None:
         sound.extend(samples.tobytes())
         if len(sound) > limit:
-            raise TooLarge(
-                f"the audio is longer than {max_seconds:g} s; cut it and send the parts one by one", param=_PARAM
-            )
+            raise too_large
 
     for source, samples in _pieces(container, stream):
         if resampler is None or resampler.source != source:  # joined ogg files change their rate in the middle
@@ -85,10 +90,11 @@ def _samples(container: InputContainer, stream: AudioStream, rate: int, max_seco
                 keep(resampler.flush())
             resampler = Resampler(source, rate)
         keep(resampler.push(samples))
-    if resampler is not None:
-        keep(resampler.flush())
-    if not sound:
+    if resampler is None:
         raise _broken("nothing in it could be decoded")
+    keep(resampler.flush())
+    if not sound:
+        raise BadRequest("the audio holds only a handful of samples; send at least 0.1 s", param=_PARAM, code="audio_too_short")
     seconds = len(sound) / 4 / rate
     if declared is not None and declared > seconds + SLACK:
         raise _cut_off(declared, seconds)
@@ -129,9 +135,21 @@ def _frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFra
             bad += 1
             continue
         good += bool(frames)
-        yield from frames
+        for frame in frames:
+            yield from _safe(frame)
     if bad > good:
         raise _broken(f"{bad} of its {bad + good} packets make no sense")
+
+
+def _safe(frame: AudioFrame) -> list[AudioFrame]:
+    """PyAV counts planes until a null pointer, and behind the eighth channel's none comes: pack such frames first."""
+    import av
+
+    if not frame.samples:
+        return []
+    if frame.format.is_planar and frame.layout.nb_channels >= 8:
+        return av.AudioResampler(format=frame.format.packed).resample(frame)
+    return [frame]
 
 
 def _mono(frames: list[AudioFrame]) -> Samples:
@@ -142,12 +160,11 @@ def _mono(frames: list[AudioFrame]) -> Samples:
     else:
         sound = numpy.concatenate(parts, axis=1).reshape(-1, frames[0].layout.nb_channels).T  # (channels, samples)
     if sound.dtype.kind == "f":
-        channels = clean(sound)
+        sound = clean(sound)
     else:
-        full = 2 ** (8 * sound.dtype.itemsize - 1)
-        middle = full if sound.dtype.kind == "u" else 0
-        channels = (sound.astype(numpy.float32) - middle) / numpy.float32(full)
-    mono: Samples = numpy.mean(channels, axis=0, dtype=numpy.float32)  # (samples,)
+        full = numpy.float32(2 ** (8 * sound.dtype.itemsize - 1))
+        sound = sound / full - (1 if sound.dtype.kind == "u" else 0)
+    mono: Samples = sound.mean(axis=0, dtype=numpy.float32)  # (samples,)
     return mono
 
 
@@ -157,6 +174,14 @@ def _declared(container: InputContainer, stream: AudioStream) -> float | None:
     if not certain or not stream.duration or stream.time_base is None:
         return None
     return float(stream.duration * stream.time_base)
+
+
+def _check_codec(stream: AudioStream) -> None:
+    """ffmpeg's own list binds what looks into the file, but not the decoder that PyAV opens."""
+    context: CodecContext | None = stream.codec_context  # None, against its type, where ffmpeg has no decoder
+    name = "an unknown codec" if context is None else context.name
+    if name not in _CODECS.split(","):
+        raise UnsupportedMedia(f"the audio is coded as {name}; send one of {ACCEPTED}", param=_PARAM)
 
 
 def _check_sound(rate: int, channels: int) -> None:
@@ -184,7 +209,7 @@ def _check_wav(data: bytes) -> None:
             plain = coding in (0x0001, 0x0003, 0xFFFE)  # PCM, float, and either with a longer header
             if plain and block != channels * ((bits + 7) // 8):
                 raise BadRequest(
-                    f"the wav header contradicts itself: {channels} channels of {bits} bits cannot take {block} "
+                    f"the wav header contradicts itself: {channels} channel(s) of {bits} bits cannot take {block} "
                     "bytes a sample; write the file anew", param=_PARAM, code="invalid_audio",
                 )  # fmt: skip
             frame = rate * block if plain else 0  # bytes a second; a compressed wav's are a guess
