@@ -37,7 +37,7 @@ class File:
     name: str
     size: int  # bytes
     source: str  # as the fleet file says it
-    here: bool  # nothing of it has to be downloaded
+    here: bool  # nothing of it has to be downloaded, be it empty
     origin: Origin = field(repr=False, compare=False)
 
 
@@ -167,7 +167,7 @@ def fetch(
         raise WeightsError(
             f"{size_text(listing.disk)} for {model}, and {size_text(SPARE)} to spare, in {cache}",
             f"{size_text(listing.disk + spare)} free",
-            f"freeing {size_text(SPARE - spare)} there, or another cache folder",
+            f"freeing {size_text(SPARE - spare)} there, or another cache folder (`weights: path:` in the fleet file)",
         )
     meter = _Meter(listing, store, progress)
     paths = {file.name: file.origin.bring(store, meter.of(file)) for file in listing.files}

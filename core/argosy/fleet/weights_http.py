@@ -87,7 +87,8 @@ def expand_http(
         refuse(str(source), kind(target, siblings), [target])
     key = f"sha256-{source.pin}"
     blob = cache.blob(key)
-    size = blob.stat().st_size if blob.is_file() else _ask_size(source, offline)
+    here = blob.is_file() and (offline or cache.known_sha256(blob) is not None)  # a damaged one may have any size
+    size = blob.stat().st_size if here else _ask_size(source, offline)
     data = data_bin(target, siblings)
     download = HttpDownload(key, size, source.name, (("sha256", source.pin),), data, url=source.name)
     return Expansion({source.path: download}, True)

@@ -260,8 +260,7 @@ def no_network(label: str, what: str) -> WeightsError:
     return WeightsError(
         f"{label} without the network",
         f"{what} not in the cache",
-        "starting once with the network (without --offline and HF_HUB_OFFLINE), or copying the cache from a machine "
-        "that has it",
+        "starting once with the network (`weights: offline:` and HF_HUB_OFFLINE off), or a copy of a cache that has it",
     )
 
 

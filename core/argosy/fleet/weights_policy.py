@@ -33,7 +33,10 @@ _PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][\x8a\x95\}\]\(cXq\x8c]", re.D
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The fleet file's `allow:` of one service: file names or shell patterns, for the whole path or its last part."""
+    """The fleet file's `allow:` of one service: file names or shell patterns, for the whole path or its last part.
+
+    `remote_code` among them stands for every Python file.
+    """
 
     names: frozenset[str] = frozenset()
 
@@ -44,13 +47,15 @@ class Allow:
     def __contains__(self, path: object) -> bool:
         if not isinstance(path, str):
             return False
+        if path.endswith(".py") and "remote_code" in self.names:
+            return True
         last = PurePosixPath(path).name
         return any(fnmatchcase(path, pattern) or fnmatchcase(last, pattern) for pattern in self.names)
 
     @property
     def remote_code(self) -> bool:
-        """Whether any Python file is named: only then may an engine be told to trust a repository's code."""
-        return any(name.endswith(".py") for name in self.names)
+        """Whether Python files are allowed: only then may an engine be told to trust a repository's code."""
+        return any(name == "remote_code" or name.endswith(".py") for name in self.names)
 
 
 @dataclass(frozen=True, slots=True)
