@@ -18,7 +18,6 @@ from typing_extensions import TypedDict
 
 from ..errors import BadRequest, NotFound, RequestError, TooLarge, UnsupportedMedia
 from ..model import Context
-from ..runtime.assignment import Bounds
 from ..tasks import Task
 from .form import Form, parse_form
 from .reading import parse
@@ -28,6 +27,19 @@ if TYPE_CHECKING:
     from .sound import Studio
 
 B = TypeVar("B", bound=BaseModel)
+
+
+class Bounds(Protocol):
+    """What of a service's bounds a dialect keeps: requests that wait, seconds, bytes of a body, levels of JSON."""
+
+    @property
+    def queue(self) -> int: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def body(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
 
 
 class Answerer(Protocol):

@@ -102,16 +102,17 @@ def _path(problem: ErrorDetails, value: Any) -> tuple[str | int, ...]:
     """Where in the body it is: pydantic's location without the names of the union's branches."""
     path: list[str | int] = []
     for part in problem["loc"]:
-        if (isinstance(value, Mapping) and part in value) or (
-            isinstance(value, list) and isinstance(part, int) and part < len(value)
-        ):
+        inside = part in value if isinstance(value, Mapping) else isinstance(part, int) and part < _length(value)
+        if inside:
+            path.append(part)
             value = value[part]
-        else:
-            continue
-        path.append(part)
     if problem["type"] == "missing":
         path.append(problem["loc"][-1])
     return tuple(path)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -30,7 +30,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
             return
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
@@ -60,7 +60,8 @@ class Application:
         return replace(reply, headers=(*reply.headers, (b"allow", allowed(methods).encode())))
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Nothing is done at start and end: replica and gateway are opened before, and closed after."""
     while (message := await receive())["type"] != "lifespan.shutdown":
         if message["type"] == "lifespan.startup":
             await send({"type": "lifespan.startup.complete"})

@@ -20,6 +20,7 @@ from ..api.table import below
 from ..api.wire import ASGI, Message, Receive, Scope, Send
 from ..errors import DeadlineExceeded, ModelFailed, RequestError
 from ..model import Context
+from ..runtime import logs
 from ..runtime.assignment import Bounds
 from ..runtime.meter import Meter
 
@@ -81,6 +82,7 @@ class Door:
                 continue
             headers.append(header)
         request_id = name.decode() if ID.fullmatch(name) else os.urandom(12).hex()
+        logs.requests.set((request_id,))
         ctx = Context(request_id, started + self._bounds.timeout)
         visit = _Visit(ctx, receive, send, self._bounds, length, chunked)
         visit.headers.append((b"argosy-served-by", self._served_by().encode("latin-1", "replace")))
@@ -140,7 +142,6 @@ class Door:
                 status,
                 seconds * 1000,
                 f" {error}" if error else "",
-                extra={"request": visit.ctx.id, "service": self._service},
             )
 
 
