@@ -12,10 +12,20 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+from safetensors.numpy import save
+
+from argosy.fleet.sources import parse_model
+from argosy.fleet.weights import Allow, Listing, Weights, fetch, measure
+
+REPO = "sailor/compass"
+HUB_MODEL = f"hf://{REPO}"
+CHUNK = 10 * 1024 * 1024  # bytes that the client writes at a time, and so loses when a connection is cut
 LARGE = 100_000  # bytes from which a file is stored as a large one, known by its sha256
 
 
@@ -209,3 +219,37 @@ class _Handler(BaseHTTPRequestHandler):
 def git_id(data: bytes) -> str:
     """The id that git gives a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class Client:
+    """measure and fetch against one hub and one cache, whose parent is the fleet file's folder."""
+
+    def __init__(self, hub: Hub, cache: Path) -> None:
+        self.hub, self.cache = hub, cache
+
+    def measure(self, model: Any = HUB_MODEL, *, allow: tuple[str, ...] = (), offline: bool = False) -> Listing:
+        parsed = parse_model(model, self.cache.parent)
+        return measure(parsed, self.cache, allow=Allow.of(allow), offline=offline, endpoint=self.hub.url)
+
+    def fetch(
+        self, model: Any = HUB_MODEL, *, allow: tuple[str, ...] = (), offline: bool = False, **more: Any
+    ) -> Weights:
+        parsed = parse_model(model, self.cache.parent)
+        return fetch(parsed, self.cache, allow=Allow.of(allow), offline=offline, endpoint=self.hub.url, **more)
+
+
+def random_bytes(count: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).bytes(count)
+
+
+def tensors(count: int = 60_000, seed: int = 0) -> bytes:
+    return save({"embedding": np.random.default_rng(seed).random(count, dtype=np.float32)})
+
+
+def model_files(**more: bytes) -> dict[str, bytes]:
+    files = {
+        "model.safetensors": tensors(),
+        "config.json": b'{"hidden_size": 8}',
+        "tokenizer.json": b'{"version": "1"}',
+    }
+    return files | {"README.md": b"# Compass"} | more
