@@ -52,12 +52,13 @@ def parse(text: str, path: Path) -> Fleet:
     return fleet
 
 
-def check(fleet: Fleet, registry: Registry, path: Path, missing: frozenset[str] = frozenset()) -> None:
+def check(fleet: Fleet, registry: Registry, path: Path, missing: frozenset[str] = frozenset(), text: str = "") -> None:
     """Hold a fleet against what is installed: plugins, their options, engines. FleetError with every problem.
 
-    `missing`: models that are known to be installed elsewhere only, and are not checked here.
+    `missing`: models that are known to be installed elsewhere only, and are not checked here. `text` is the file's,
+    for line numbers where the file itself is on another machine.
     """
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = text or (path.read_text(encoding="utf-8") if path.is_file() else "")
     node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None
     lines = _lines(node) if node else {}
     problems: list[str] = []

@@ -48,6 +48,7 @@ class Assignment:
     cache: str = ""  # folder of the weights cache on the node
     offline: bool = False
     log_format: Literal["text", "json"] = "text"
+    logs: str = ""  # folder for `<service>.log`; empty: standard error alone
 
     @property
     def served_by(self) -> str:

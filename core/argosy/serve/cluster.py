@@ -1,0 +1,181 @@
+"""Starting and ending a Ray cluster of one machine, for one fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from ..backend import Device
+from ..errors import ClusterError
+from . import flags
+from .home import Cluster, Home
+
+START_SECONDS = 60  # for Ray's head to answer
+STOP_SECONDS = 15  # for Ray's processes to end by themselves before they are killed
+OBJECT_STORE = 100 * 2**20  # bytes; requests travel by HTTP, so Ray's store holds next to nothing
+
+
+def running(home: Home) -> Cluster | None:
+    """The fleet's cluster, if its supervisor is alive."""
+    cluster = home.cluster()
+    if cluster is None or not psutil.pid_exists(cluster.pid):
+        return None
+    try:
+        command = psutil.Process(cluster.pid).cmdline()
+    except psutil.Error:
+        return None
+    return cluster if cluster.temp in " ".join(command) else None  # the number may be someone else's by now
+
+
+def start(
+    home: Home,
+    *,
+    host: str,
+    port: int,
+    node: str,
+    devices: Sequence[Device],
+    dashboard: bool,
+    haproxy: bool,
+    progress: Callable[[str], None],
+) -> Cluster:
+    """Start Ray here: no GPU in Ray's eyes, one resource of capacity 1 per device, loopback wherever Ray lets us.
+
+    ClusterError when a port is taken or Ray does not answer in time; nothing is left behind then.
+    """
+    _port_is_free(host, port, home)
+    ports = flags.Ports.free()
+    environment = {**flags.ray(home.token), **flags.serve(home.temp, ports, haproxy=haproxy)}
+    shutil.rmtree(home.temp, ignore_errors=True)
+    home.temp.mkdir(mode=0o700)
+    (home.temp / "h").mkdir()
+    resources = {f"argosy-device-{device.index}": 1.0 for device in devices if device.usable}
+    backends = sorted({device.backend for device in devices if device.usable})
+    command = [
+        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-gpus=0"),
+        *("--node-ip-address=127.0.0.1", f"--port={ports.gcs}", f"--temp-dir={home.temp}"),
+        f"--resources={json.dumps(resources)}",
+        f"--labels=argosy.io/node={node},argosy.io/backend={'.'.join(backends) or 'none'}",
+        *(f"--include-dashboard={'true' if dashboard else 'false'}", "--dashboard-host=127.0.0.1"),
+        *(f"--dashboard-port={ports.dashboard}", f"--dashboard-agent-listen-port={ports.agent}"),
+        *(f"--dashboard-agent-grpc-port={ports.agent_grpc}", f"--metrics-export-port={ports.metrics}"),
+        *(f"--runtime-env-agent-port={ports.runtime_env}", f"--ray-client-server-port={ports.client}"),
+        *(f"--object-store-memory={OBJECT_STORE}", "--disable-usage-stats", "--include-log-monitor=false"),
+    ]
+    progress("starting Ray")
+    log = home.logs / "ray.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            env={**_inherited(), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+            cwd=home.path,
+        )
+    cluster = Cluster(
+        fleet=home.fleet,
+        address=f"127.0.0.1:{ports.gcs}",
+        pid=process.pid,
+        host=host,
+        port=port,
+        dashboard=f"http://127.0.0.1:{ports.dashboard}" if dashboard else "",
+        metrics_port=ports.metrics,
+        temp=str(home.temp),
+        haproxy=haproxy,
+        environment=environment,
+    )
+    home.note(cluster)
+    deadline = time.monotonic() + START_SECONDS
+    while not _started(log):
+        if process.poll() is not None or time.monotonic() > deadline:
+            said = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:])
+            stop(home)
+            raise ClusterError("Ray to start", f"{log} ends with:\n{said}", "argosy up, after mending what it says")
+        time.sleep(0.05)
+    return cluster
+
+
+def stop(home: Home) -> bool:
+    """End the fleet's own processes, children first asked and then killed; nobody else's. False when none ran."""
+    cluster = home.cluster()
+    if cluster is None:
+        return False
+    family = list(processes(cluster))
+    supervisor = running(home)
+    if supervisor is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(supervisor.pid, signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS if supervisor else 0)
+    for process in [*alive, *processes(cluster)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+    home.forget()
+    shutil.rmtree(cluster.temp, ignore_errors=True)
+    return bool(family)
+
+
+def processes(cluster: Cluster) -> Iterator[psutil.Process]:
+    """Every process of the cluster: the supervisor's family, and whoever names the fleet's own temporary folder."""
+    seen: set[int] = set()
+    try:
+        supervisor = psutil.Process(cluster.pid)
+        family = [supervisor, *supervisor.children(recursive=True)] if _names(supervisor, cluster.temp) else []
+    except psutil.NoSuchProcess:
+        family = []
+    for process in [*family, *(one for one in psutil.process_iter() if _names(one, cluster.temp))]:
+        if process.pid not in seen and process.pid != os.getpid():
+            seen.add(process.pid)
+            yield process
+
+
+def _names(process: psutil.Process, temp: str) -> bool:
+    try:
+        return any(temp in part for part in process.cmdline()) or process.environ().get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "").startswith(temp + "/")
+    except psutil.Error:
+        return False
+
+
+def _port_is_free(host: str, port: int, home: Home) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            who = next((f"the fleet {other.fleet}" for other in Home.all(home.path.parents[1])
+                        if (cluster := running(other)) and cluster.port == port), _holder(port))
+            raise ClusterError(
+                f"port {port} on {host}, for the fleet {home.fleet}",
+                f"{error.strerror or error} ({who})",
+                f"argosy up --port {port + 1}, or end what uses it",
+            ) from None
+
+
+def _holder(port: int) -> str:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+            with contextlib.suppress(psutil.Error):
+                return f"held by {psutil.Process(connection.pid).name()}, process {connection.pid}"
+    return "held by another process"
+
+
+def _started(log: Path) -> bool:
+    return "Ray runtime started" in log.read_text(errors="replace")
+
+
+def _inherited() -> Mapping[str, str]:
+    """Our environment without anyone else's Ray settings: two clusters of one machine must not share any."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

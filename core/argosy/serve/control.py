@@ -1,0 +1,241 @@
+"""Control: the one detached actor that owns the fleet and alone writes to Ray Serve.
+
+It keeps what should run in the store, deploys each service as its own application, hears every replica once a second,
+and tells whoever asks how things stand. Killed, it comes back from its store and touches no replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from ..errors import ArgosyError, ClusterError
+from ..plan.place import Node
+from . import deploy
+from .entry import Entry
+from .names import GATEWAY
+from .prepare import Prepared, Ready
+from .status import FleetStatus, Phase
+from .store import Store
+from .terms import Settings
+
+LOOK_SECONDS = 0.5
+
+log = logging.getLogger("argosy.control")
+
+
+class Control:
+    """`home` is the fleet's folder on the head; `settings` are what every apply needs to know of this cluster."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = Store(settings.store)
+        self._entries: dict[str, Entry] = {}
+        self._nodes: tuple[Node, ...] = ()
+        self._version = 0
+        self._changed = asyncio.Condition()
+        self._applying = ""
+        self._lock = asyncio.Lock()
+        self._last: object = None
+        self._document = self._store.get("fleet")
+        self._restored = self._document is None
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    # what clients call ------------------------------------------------------------------------------------------------
+
+    async def alive(self) -> str:
+        """The fleet's name."""
+        return self._settings.fleet
+
+    async def terms(self) -> Settings:
+        """What this cluster was started with: whoever joins may have asked for another port."""
+        return self._settings
+
+    async def open(self) -> None:
+        """Start Ray Serve's ingress and the gateway; nothing happens where they run."""
+        await asyncio.to_thread(deploy.start, self._settings)
+
+    async def apply(self, text: str, path: str, py_modules: Sequence[str], code: str) -> dict[str, list[str]]:
+        """Make the fleet file true. Returns what changes: `added`, `changed`, `live`, `removed`, `kept`, `pending`.
+
+        It returns once everything is under way; `watch` tells the rest. Raises FleetError, PluginError, ClusterError.
+        """
+        if self._lock.locked():
+            raise ClusterError("one apply at a time", f"apply {self._applying} is under way", "wait for it: argosy status")
+        async with self._lock:
+            self._applying = uuid.uuid4().hex[:8]
+            try:
+                prepared = await self._prepare(text, path, tuple(py_modules), code)
+                changes = await self._enact(prepared, tuple(py_modules))
+                self._document = {"text": text, "path": path, "py_modules": list(py_modules), "code": code}
+                self._store.put("fleet", self._document)
+                self._store.happened("apply", f"{self._applying}: {changes}")
+                return changes
+            finally:
+                self._applying = ""
+                await self._touch()
+
+    async def heard(self, service: str, report: dict[str, Any]) -> None:
+        """A replica's report, once a second and at every turn."""
+        entry = self._entries.get(service)
+        if entry is None:
+            return
+        entry.hear(report)
+        if report["state"] == "failed" and entry.gone is False:
+            await self._give_up(service, entry, report["reason"])
+        if status := report["status"]:
+            self._remember(entry, status)
+        await self._settle()
+
+    async def watch(self, version: int, timeout: float) -> FleetStatus:
+        """The status as soon as it is newer than `version`, or after `timeout` seconds as it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._version > version)
+        return self.status()
+
+    def status(self) -> FleetStatus:
+        services = {name: entry.status() for name, entry in sorted(self._entries.items())}
+        phases = [one.phase for one in services.values()]
+        return FleetStatus(
+            fleet=self._settings.fleet,
+            version=self._version,
+            ready=self._restored and bool(phases) and all(phase is Phase.READY for phase in phases),
+            haproxy=self._settings.haproxy,
+            applying=self._applying,
+            services=services,
+            nodes={node.name: [dataclasses.asdict(device) for device in node.devices] for node in self._nodes},
+        )
+
+    async def document(self) -> dict[str, Any] | None:
+        """The fleet as it was last applied: `text`, `path`, `py_modules`, `code`."""
+        return self._document
+
+    async def history(self, last: int = 100) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(event) for event in self._store.history(last)]
+
+    async def ledger(self) -> dict[str, dict[str, int]]:
+        return {key: dataclasses.asdict(measured) for key, measured in self._store.ledger().items()}
+
+    async def down(self) -> None:
+        """Take every service and the gateway away; what others deployed stays."""
+        self._watcher.cancel()
+        self._store.drop("fleet")
+        names = [*self._entries, GATEWAY]
+        self._entries.clear()
+        await self._touch()
+        await asyncio.gather(*(asyncio.to_thread(serve.delete, name) for name in names))
+        self._store.happened("down", ", ".join(names))
+        self._store.close()
+
+    # what it does -----------------------------------------------------------------------------------------------------
+
+    async def _prepare(self, text: str, path: str, py_modules: tuple[str, ...], code: str) -> Prepared:
+        self._nodes = await deploy.see_nodes(py_modules)
+        return await deploy.prepared(text, path, self._nodes, self._settings, py_modules, code)
+
+    async def _enact(self, prepared: Prepared, py_modules: tuple[str, ...]) -> dict[str, list[str]]:
+        changes: dict[str, list[str]] = {
+            name: [] for name in ("added", "changed", "live", "removed", "kept", "pending")
+        }
+        fresh: list[Ready] = []
+        for name in [name for name in self._entries if name not in prepared.fleet.services]:
+            changes["removed"].append(name)
+            del self._entries[name]
+            await asyncio.to_thread(serve.delete, name)
+        for name, reason in prepared.pending.items():
+            changes["pending"].append(name)
+            old = self._entries.get(name)
+            if old is not None and old.ready is not None and not old.gone:
+                await asyncio.to_thread(serve.delete, name)
+            self._entries[name] = Entry.pending(name, prepared.fleet.services[name], reason)
+        for name, ready in prepared.services.items():
+            old = self._entries.get(name)
+            if old is None or old.ready is None or old.gone:
+                changes["added"].append(name)
+            elif (old.ready.digest, old.ready.replicas) != (ready.digest, ready.replicas):
+                changes["changed"].append(name)
+            elif old.ready.live != ready.live:
+                changes["live"].append(name)
+            else:
+                changes["kept"].append(name)
+                continue
+            self._entries[name] = Entry.of(ready, self._entries.get(name))
+            fresh.append(ready)
+        await self._touch()
+        await asyncio.to_thread(deploy.run, fresh, self._settings, py_modules)
+        return changes
+
+    async def _give_up(self, service: str, entry: Entry, reason: str) -> None:
+        """A replica that says why it cannot start would say so again: take the application away, and answer for it."""
+        entry.give_up(reason)
+        self._store.happened("failed", reason, service)
+        log.error("%s failed: %s", service, reason)
+        await asyncio.to_thread(serve.delete, service, False)
+
+    def _remember(self, entry: Entry, status: Mapping[str, Any]) -> None:
+        """The ledger: what the replica holds, whenever its high-water mark moved."""
+        if entry.ready is None or status["state"] not in ("ready", "degraded"):
+            return
+        if status["memory_peak"] > entry.peak:
+            entry.peak = status["memory_peak"]
+            self._store.measure(deploy.ledger_key(entry.ready, status["engine_version"]), status["memory"], entry.peak)
+
+    async def _watch(self) -> None:
+        """Look at Ray Serve twice a second, for what replicas cannot say of themselves."""
+        while True:
+            try:
+                if not self._restored:
+                    await self._restore()
+                statuses = (await asyncio.to_thread(serve.status)).applications
+            except (RayError, RayServeException, ArgosyError) as error:
+                log.warning("looking again: %s", error)
+            else:
+                for name, entry in self._entries.items():
+                    entry.see(statuses.get(name), time.time())
+                    if entry.hopeless and not entry.gone:
+                        await self._give_up(name, entry, entry.hopeless)
+                await self._settle()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _restore(self) -> None:
+        """After a restart: what should run is known from the store, what does run from Ray Serve and the replicas."""
+        document = self._document or {}
+        async with self._lock:
+            prepared = await self._prepare(
+                document["text"], document["path"], tuple(document["py_modules"]), document["code"]
+            )
+            there = (await asyncio.to_thread(serve.status)).applications
+            for name, reason in prepared.pending.items():
+                self._entries[name] = Entry.pending(name, prepared.fleet.services[name], reason)
+            for name, ready in prepared.services.items():
+                self._entries[name] = Entry.of(ready, None)
+            missing = [ready for name, ready in prepared.services.items() if name not in there]
+            await asyncio.to_thread(deploy.run, missing, self._settings, tuple(document["py_modules"]))
+            self._restored = True
+        self._store.happened("control restarted", f"{len(there)} applications found, {len(missing)} started")
+
+    async def _settle(self) -> None:
+        """Wake whoever watches when anything but a heartbeat's time changed."""
+        now = [entry.fingerprint() for _, entry in sorted(self._entries.items())]
+        if now != self._last:
+            self._last = now
+            await self._touch()
+
+    async def _touch(self) -> None:
+        async with self._changed:
+            self._version += 1
+            self._changed.notify_all()
+
+

@@ -1,0 +1,105 @@
+"""Every switch of Ray and of its HAProxy ingress that Argosy sets, in one place, with the reason beside it.
+
+They must stand in the environment of every process of the cluster before Ray is imported there.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports that Ray would fix at a number of its own; each fleet gets free ones."""
+
+    gcs: int
+    dashboard: int
+    agent: int
+    agent_grpc: int
+    metrics: int
+    runtime_env: int
+    client: int
+    haproxy_metrics: int
+    haproxy_stats: int
+    fallback: int
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Ports that nobody listens on now, found by binding them all at once."""
+        names = list(cls.__dataclass_fields__)
+        sockets = [socket.socket() for _ in names]
+        try:
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            return cls(**{name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)})
+        finally:
+            for one in sockets:
+                one.close()
+
+
+def ray(token: Path) -> dict[str, str]:
+    """What every Ray process of a fleet of ours gets."""
+    return {
+        # Ray turns authentication on by itself for some ways of starting and not for others; say it everywhere.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # We alone set vendors' masks: Ray would pick one vendor per node and set that one's variable.
+        "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+        "RAY_EXPERIMENTAL_NOSET_HIP_VISIBLE_DEVICES": "1",
+        "RAY_EXPERIMENTAL_NOSET_ZE_AFFINITY_MASK": "1",
+        # No call home, no line about it.
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # One line per message: Ray would fold what several replicas say into one.
+        "RAY_DEDUP_LOGS": "0",
+        # A worker that holds nothing waits for nobody: fewer idle processes beside the models.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        # Custom resource amounts are a fraction of a device; Ray's own warning about fewer cores does not apply.
+        "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+    }
+
+
+def serve(temp: Path, ports: Ports, *, haproxy: bool) -> dict[str, str]:
+    """Switches of Ray Serve. `haproxy` off goes back to Ray's Python proxy, at a tenth of the requests per second."""
+    common = {
+        # A dead proxy is found after 3 missed checks: 3 s instead of 30 s.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+        # Replicas log through Argosy; Serve's own access line per request costs a tenth of the no-op.
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Metrics of Serve's own are sent every 10 s; ours follow the same export.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    }
+    if not haproxy:
+        return common
+    folder = temp / "h"
+    return {
+        **common,
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # Ray's defaults stand in one folder of /tmp for every cluster of a machine.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        # Fixed at 9101 and 8404 by Ray; taken ports stop the ingress for 60 s without a word.
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        # Two threads carry more than any model here; four only cost memory.
+        "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        # Ray keeps a leaving replica for 30 s; after 1 s HAProxy has long stopped sending to it, and running
+        # streams still end on it (measured: 0 of 320 requests failed).
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # Serve's Python proxy stays behind HAProxy as the way to applications that have no replica.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
+        # A replica that was killed is noticed by its first refused connection.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    }
+
+
+def haproxy_in(environment: Mapping[str, str]) -> bool:
+    """Whether a cluster's environment has the HAProxy ingress on."""
+    return environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"

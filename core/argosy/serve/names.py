@@ -1,0 +1,5 @@
+"""Names by which the parts of a fleet find each other in Ray."""
+
+NAMESPACE = "argosy"
+CONTROL = "argosy-control"
+GATEWAY = "argosy-gateway"

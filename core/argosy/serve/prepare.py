@@ -1,0 +1,137 @@
+"""What is done with a fleet file before anything is deployed: check it, see every node, place, assign.
+
+It runs in Ray tasks, with the plugins that this fleet brings along on their path; control itself holds no plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .. import registry as registries
+from ..backend import Device, Offer
+from ..engines import Engine
+from ..errors import WeightsError
+from ..fleet import file
+from ..fleet.schema import Fleet, Service, Variant
+from ..model import Implementation
+from ..plan.estimate import from_size
+from ..plan.place import Node, Plan, place
+from ..runtime.assign import assign, digest
+from ..runtime.assignment import Assignment
+from ..runtime.detect import devices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """One service, ready to be deployed."""
+
+    assignment: Assignment
+    node: Node
+    replicas: int
+    task: str
+    start_timeout: float
+    digest: str
+    live: Mapping[str, Any] = field(default_factory=dict)
+    why: str = ""
+    estimate: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    fleet: Fleet
+    services: Mapping[str, Ready]
+    pending: Mapping[str, str]
+
+
+def see(name: str, identity: str) -> Node:
+    """This machine, as Ray's node `identity` called `name`."""
+    cores = len(psutil.Process().cpu_affinity() or []) or psutil.cpu_count() or 1
+    return Node(name=name, id=identity, devices=devices(registries.load()), cores=cores)
+
+
+def prepare(text: str, path: str, nodes: Sequence[Node], *, cache: str, logs: str, code: str) -> Prepared:
+    """FleetError or PluginError for what is wrong with the file; what fits nowhere is pending, not an error."""
+    here = Path(path)
+    fleet = file.parse(text, here)
+    registry = registries.load()
+    file.check(fleet, registry, here, text=text)
+
+    def offers(node: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
+        return registry.backend(device.backend).offers(device, budget, cores)
+
+    plan = place(fleet, registry, nodes, offers, lambda *given: _estimate(fleet, here, cache, *given))
+    services, pending = {}, dict(plan.pending)
+    for name in fleet.services:
+        if name in pending:
+            continue
+        try:
+            services[name] = _ready(fleet, name, plan, nodes, registry, here, cache, logs, code)
+        except _Scattered as error:
+            pending[name] = str(error)
+    return Prepared(fleet=fleet, services=services, pending=pending)
+
+
+class _Scattered(Exception):
+    pass
+
+
+def _ready(
+    fleet: Fleet,
+    name: str,
+    plan: Plan,
+    nodes: Sequence[Node],
+    registry: registries.Registry,
+    path: Path,
+    cache: str,
+    logs: str,
+    code: str,
+) -> Ready:
+    placements = plan.of(name)
+    first = placements[0]
+    if any((p.node, p.device.index, p.engine) != (first.node, first.device.index, first.engine) for p in placements):
+        where = ", ".join(f"{p.node}/{p.device.name}" for p in placements)
+        raise _Scattered(f"its replicas would run on different devices ({where}); give it `node` and `device`, or fewer")
+    model = registry.model(fleet.services[name].plugin)
+    assignment = assign(fleet, first, registry, base=path.parent, cache=cache, logs=logs)
+    live = model.options.live_names()
+    return Ready(
+        assignment=assignment,
+        node=next(node for node in nodes if node.name == first.node),
+        replicas=len(placements),
+        task=model.task.name,
+        start_timeout=fleet.services[name].start_timeout,
+        digest=digest(assignment, live, f"{code} {_version(registry, assignment.plugin)}"),
+        live={option: value for option, value in assignment.options.items() if option in live},
+        why=first.why,
+        estimate=first.estimate,
+    )
+
+
+def _version(registry: registries.Registry, model: str) -> str:
+    return next((f"{p.distribution} {p.version}" for p in registry.plugins if model in p.models), "")
+
+
+def _estimate(
+    fleet: Fleet, path: Path, cache: str, service: Service, way: Variant, how: Implementation, offer: Offer
+) -> int | None:
+    """Bytes, from what the weights weigh; None where that cannot be told without fetching them."""
+    from ..fleet.sources import parse_model
+    from ..fleet.weights import Allow, measure
+
+    if way.model is None:
+        return from_size(0) if not how.model.needs_weights else None
+    try:
+        listing = measure(
+            parse_model(way.model, path.parent),
+            Path(fleet.weights.path or cache),
+            allow=Allow.of(service.allow),
+            offline=fleet.weights.offline,
+        )
+    except WeightsError:
+        return None  # the replica says what is missing, with its own name on it
+    return from_size(listing.total)
