@@ -1,0 +1,206 @@
+"""`argosy run-one`: one replica without Ray, in this process, behind the door that every service has."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import ArgosyError, ClusterError
+
+if TYPE_CHECKING:
+    from ..api.wire import ASGI, Receive, Scope, Send
+    from ..fleet.schema import Fleet
+    from ..registry import Registry
+    from ..runtime.replica import Replica
+    from ..settings import Settings
+
+HOST = "127.0.0.1"
+PORT = 8001  # beside a fleet's own 8000
+FILE = typer.Option(None, "-f", "--file", help="The fleet file that has the service; without it SERVICE is a plugin.")
+PORT_OPTION = typer.Option(PORT, "--port", min=0, max=65535, help="On loopback; 0 takes a free one.")
+
+Tell = Callable[[str], None]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run-one", rich_help_panel="Plugins")(run_one)
+
+
+def run_one(
+    service: str = typer.Argument(help="A service of the fleet file, or an installed plugin's model."),
+    file: Path | None = FILE,
+    port: int = PORT_OPTION,
+    once: str | None = typer.Option(None, "--once", metavar="JSON", help="Answer this one request, print it, end."),
+) -> None:
+    """Run one replica without Ray, on this machine alone; it works under a debugger."""
+    from ..registry import load
+    from ..settings import Settings
+
+    registry, settings = load(), Settings.read()
+    one = wanted(registry, service, file)
+    logged(one, settings)
+    if once is not None:
+        raise typer.Exit(asyncio.run(_once(one, registry, settings, once)))
+    with listening(port) as bound:
+        asyncio.run(_forever(one, registry, settings, bound))
+
+
+@dataclass(frozen=True)
+class One:
+    """A fleet of one service, and the folder that its relative sources start from."""
+
+    fleet: Fleet
+    service: str
+    base: Path
+
+
+@dataclass(frozen=True)
+class Served:
+    """A started replica and its application."""
+
+    replica: Replica
+    app: ASGI
+
+
+def wanted(registry: Registry, service: str, file: Path | None) -> One:
+    """The service of the file, or, without one, the model of that name with its default options and the weights that
+    are installed for it. Where the file says `node`, this machine is meant."""
+    from ..fleet import file as files
+    from ..fleet.schema import Fleet
+    from . import first
+
+    if file is not None:
+        fleet = files.read(file)
+        if service not in fleet.services:
+            raise ArgosyError(
+                f"a service of {file}", f"{service!r}; it has {', '.join(fleet.services)}", "one of these"
+            )
+        chosen = fleet.services[service]
+        ways = [way.model_copy(update={"node": None}) for way in chosen.variants]
+        chosen = chosen.model_copy(update={"node": None, "replicas": 1, "variants": ways})
+        alone = fleet.model_copy(update={"services": {service: chosen}})
+        files.check(alone, registry, file)
+        return One(alone, service, file.parent)
+    model = registry.model(service)
+    said: dict[str, Any] = {"plugin": service}
+    if model.needs_weights:
+        formats = tuple(kind for way in model.implementations() for kind in way.formats)
+        said["model"] = first.weights(registry, service, formats)
+        if said["model"] is None:
+            raise ArgosyError(
+                f"weights for {service}", "none are installed", f"argosy run-one {service} -f FILE, which names them"
+            )
+    return One(Fleet.model_validate({"version": 1, "services": {service: said}}), service, Path())
+
+
+def logged(one: One, settings: Settings) -> None:
+    from ..runtime import logs
+
+    form = "json" if "json" in (settings.log_format, one.fleet.logs) else "text"
+    logs.setup(form, service=one.service)  # type: ignore[arg-type]  # one of two literals
+
+
+async def start(one: One, registry: Registry, settings: Settings, tell: Tell) -> Served:
+    """Plan for this machine, load, prove. PlanError, ReplicaError or WeightsError where that fails."""
+    from ..api.service import app
+    from ..plan.place import require
+    from ..runtime.assign import assign
+    from ..runtime.prometheus import Prometheus
+    from ..runtime.replica import Replica
+    from ..serve.door import Door
+    from . import here
+
+    plan = here.plan(one.fleet, registry, here.node(registry), one.base, settings)
+    placement = require(plan, one.service)[0]
+    tell(
+        f"{one.service} on {placement.device.name}, share {placement.share:g}, {placement.cores} cores; {placement.why}"
+    )
+    assignment = assign(one.fleet, placement, registry, base=one.base, cache=str(settings.cache))
+    assignment = replace(assignment, offline=assignment.offline or settings.offline)
+    meter = Prometheus(one.service)
+    replica = Replica(assignment, registry, meter)
+    status = await replica.start(tell)
+    tell(f"{one.service} is {status.state} after {status.loaded_seconds:.1f} s: {status.proof}")
+    door = Door(
+        app(replica), service=replica.service, bounds=replica.bounds, meter=meter, served_by=replica.served_by
+    )  # fmt: skip
+    return Served(replica, _with_metrics(door, meter.text))
+
+
+def _with_metrics(door: ASGI, text: Callable[[], bytes]) -> ASGI:
+    """The door, and `/metrics` beside it: the scraper is no client."""
+    from ..runtime.prometheus import CONTENT_TYPE
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/metrics":
+            await door(scope, receive, send)
+            return
+        headers = [(b"content-type", CONTENT_TYPE.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": text()})
+
+    return both
+
+
+async def _once(one: One, registry: Registry, settings: Settings, body: str) -> int:
+    import httpx
+
+    served = await start(one, registry, settings, say)
+    try:
+        transport = httpx.ASGITransport(app=served.app)
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}", timeout=None) as client:
+            answer = await client.post("/", content=body, headers={"content-type": "application/json"})
+    finally:
+        await served.replica.stop()
+    if answer.headers.get("content-type", "").startswith(("application/json", "text/")):
+        typer.echo(answer.text)
+    else:
+        typer.echo(f"{len(answer.content)} bytes of {answer.headers.get('content-type')}")
+    return 0 if answer.is_success else 1
+
+
+async def _forever(one: One, registry: Registry, settings: Settings, bound: socket.socket) -> None:
+    served = await start(one, registry, settings, say)
+    try:
+        await serve(served.app, bound)
+    finally:
+        await served.replica.stop()
+
+
+async def serve(app: ASGI, bound: socket.socket, beside: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Answer until Ctrl-C or SIGTERM; `beside` runs on the same loop meanwhile."""
+    import uvicorn
+
+    port = bound.getsockname()[1]
+    say(f"answering on http://{HOST}:{port}, what it can do: http://{HOST}:{port}/docs; Ctrl-C stops it")
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    other = asyncio.ensure_future(beside()) if beside else None
+    try:
+        await server.serve(sockets=[bound])
+    finally:
+        if other:
+            other.cancel()
+
+
+def listening(port: int) -> socket.socket:
+    """A listening socket on loopback, taken before anything is loaded. ClusterError when the port is in use."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((HOST, port))
+        bound.listen(128)
+    except OSError as error:
+        bound.close()
+        raise ClusterError(f"port {port} on {HOST}", error.strerror or str(error), "--port 0 for a free one") from None
+    return bound
+
+
+def say(sentence: str) -> None:
+    """Progress, for people, on standard error; standard output is for answers."""
+    typer.echo(sentence, err=True)
