@@ -21,7 +21,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("settings", "audio"),
     ("contract",),
     ("argosy",),
-    ("registry",),
+    ("encoder", "registry"),
     ("fleet",),
     ("plan",),
     ("api", "runtime"),

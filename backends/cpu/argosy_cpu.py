@@ -65,7 +65,7 @@ class Cpu(argosy.Backend):
         with float32 in between at high concurrency and slower alone, so precision is left to the engine."""
         known: tuple[Engine, ...] = (
             OpenvinoGenai(threads=cores),
-            Openvino(threads=cores, properties={"PERFORMANCE_HINT": "LATENCY"}),
+            Openvino(threads=cores, properties={"PERFORMANCE_HINT": "THROUGHPUT"}),
             Onnxruntime(threads=cores),
             Ctranslate2(threads=cores, compute_type="int8"),
             Vllm(threads=cores, eager=True, kv_cache_bytes=budget // 4 if budget else None),
