@@ -158,7 +158,7 @@ class _Visit:
         self._size = 0
         self._listener: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._ended = self._watching = False
+        self._ended = self._called_off = self._watching = False
 
     def begin(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -190,12 +190,12 @@ class _Visit:
 
     def _cancel(self) -> None:
         if self._task is not None:
-            self._ended = True
+            self._called_off = True
             self._task.cancel()
 
     def cancelled_by_us(self) -> bool:
         """Whether the cancellation that was caught is the door's own and nobody else's."""
-        return self._ended and self._task is not None and self._task.uncancel() == 0
+        return self._called_off and self._task is not None and self._task.uncancel() == 0
 
     async def receive(self) -> Message:
         if self.cut:
