@@ -1,0 +1,5 @@
+"""`python -m argosy` is the `argosy` command."""
+
+from .cli import main
+
+main()
