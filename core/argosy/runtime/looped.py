@@ -8,12 +8,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ..errors import PluginError
+from ..errors import PluginError, RequestError
 from ..model import Context, Model, runs
 from ..tasks import Task
 from .guard import Guard
 from .meter import Meter
-from .outcome import fail, fold, measure, refusal, stopping
+from .outcome import broken_off, fail, fold, measure, refusal, stopping
 from .waiting import Line, Ticket
 
 log = logging.getLogger("argosy.runtime")
@@ -58,7 +58,7 @@ class Looped:
                     raise PluginError(
                         f"{len(items)} answers of {type(self._model).__name__}.predict", str(len(answers))
                     )
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, RequestError):
                 raise
             except Exception as error:  # a model may raise anything
                 raise refusal(error, ctx) from error
@@ -84,21 +84,22 @@ class Looped:
                         delta = await guard.wait(steps.__anext__())
                     except StopAsyncIteration:
                         finished = True
+                        if refused := broken_off(ctx):
+                            raise refused from None
                         break
-                    except asyncio.CancelledError:
+                    except (asyncio.CancelledError, RequestError):
                         raise
                     except Exception as error:  # a model may raise anything
-                        finished = True
                         raise refusal(error, ctx) from error
                     if not ticket.first:
                         ticket.first = time.monotonic()
                         measure(self._meter, ticket)
                     yield delta
             finally:
-                if not finished:
-                    ctx.cancel()
                 try:
-                    await _part(steps)
+                    if not finished:
+                        ctx.cancel()
+                        await _part(steps)
                 finally:
                     self._leave(ticket)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,17 @@ def refusal(error: BaseException, ctx: Context) -> RequestError:
     if isinstance(error, RequestError):
         return error
     log.error("the model failed on request %s", ctx.id, exc_info=error)
-    return ModelFailed(f"the model failed on request {ctx.id}; the service's log says why")
+    failed = ModelFailed(f"the model failed on request {ctx.id}; the service's log says why")
+    failed.__cause__ = error
+    return failed
+
+
+def broken_off(ctx: Context) -> RequestError | None:
+    """Why what a generator gave is not the whole answer; None where it is. Once it was told to end, nobody can know
+    whether it had said everything."""
+    if not ctx.cancelled:
+        return None
+    return late(1.0) if ctx.deadline is not None and time.monotonic() >= ctx.deadline else stopping()
 
 
 def late(started: float) -> DeadlineExceeded:

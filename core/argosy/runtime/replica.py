@@ -24,6 +24,7 @@ from . import environment, logs, memory
 from .assignment import Assignment
 from .batching import Runner, runner
 from .meter import Meter, Silent
+from .outcome import late
 from .proof import Canary, Proof, prove
 from .state import State, Status
 from .tally import Tally
@@ -228,9 +229,8 @@ class Replica:
 
     async def answer(self, request: Any, ctx: Context) -> Any:
         """The task's response; what a streaming model yields is folded into one. Raises RequestError alone."""
-        serving = self._enter(ctx)
         try:
-            response = await serving.answer(request, ctx)
+            response = await self._enter(ctx).answer(request, ctx)
         except RequestError as error:
             ctx.error = ctx.error or error.code
             raise
@@ -240,8 +240,8 @@ class Replica:
     async def stream(self, request: Any, ctx: Context) -> AsyncIterator[Any]:
         """The task's deltas; those of a model that does not stream are one. Raises RequestError alone, the first
         time before the first delta. Close it, or cancel who reads it, to give the request up."""
-        serving = self._enter(ctx)
         try:
+            serving = self._enter(ctx)
             if runs(self.model) == "predict":
                 yield self._whole(await serving.answer(request, ctx), request)
                 return
@@ -263,6 +263,9 @@ class Replica:
             raise Overloaded(f"{self.service} is {self._state}", code="not_ready")
         if ctx.deadline is None:
             ctx.deadline = time.monotonic() + self.bounds.timeout
+        elif ctx.deadline <= time.monotonic():
+            ctx.cancel()
+            raise late(0.0)
         logs.requests.set((ctx.id,))
         return self._runner
 
@@ -271,6 +274,10 @@ class Replica:
             raise BadRequest(f"{self.service} answers whole, it does not stream", param="stream")
         self._tally.answered(request, response)
         return response
+
+    def canary(self) -> Any:
+        """The running model's canary request; None where it brings none, or is not loaded."""
+        return self._instance.canary() if self._instance is not None else None
 
     # state ---------------------------------------------------------------------------------------------------------
 

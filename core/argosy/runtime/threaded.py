@@ -13,7 +13,7 @@ from ..model import Context, Model, runs
 from ..tasks import Task
 from . import logs
 from .meter import Meter
-from .outcome import fail, fold, late, measure, refusal, stopping
+from .outcome import broken_off, fail, fold, late, measure, refusal, stopping
 from .streams import Channel
 from .waiting import Line, Ticket
 from .worker import Worker, tell
@@ -168,6 +168,8 @@ class Threaded:
                     close()
         except BaseException as problem:  # noqa: BLE001 - as in _predict
             error = refusal(problem, ticket.ctx)
+        else:
+            error = broken_off(ticket.ctx)
         if ticket.channel is not None:
             ticket.channel.end(error)
         return error or deltas

@@ -1,0 +1,160 @@
+"""What is bounded: who waits, how long, and what becomes of clients who leave."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+from gate import Gate, ask, gated, gated_vectors, until
+
+from argosy import Context, gather, one_by_one
+from argosy.errors import DeadlineExceeded, Overloaded
+from argosy.runtime.assignment import Bounds
+from argosy.runtime.meter import Recorder
+from argosy.tasks import EmbeddingRequest
+from argosy.testing import running
+from argosy.testing.models import Slow, Text
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open(10_000)  # whatever a failing test left in it
+
+
+async def test_over_the_bound_a_request_is_refused_with_the_time_to_come_back(gate: Gate) -> None:
+    async with running(gated(gate, one_by_one), bounds=Bounds(queue=3)) as replica:
+        slow = ask(replica, "slow")
+        await gate.busy()
+        await asyncio.sleep(1.2)  # so that the pace of this model is known: 1.2 seconds an item
+        gate.open()
+        await slow
+        running_now = ask(replica, "running")
+        await gate.busy()
+        waiting = [ask(replica, f"{number}") for number in range(3)]
+        await until(lambda: replica.status().waiting == 3)
+        with pytest.raises(Overloaded, match="3 requests wait") as refused:
+            await replica.answer(Text(text="too many"), Context("too many"))
+        assert refused.value.retry_after == pytest.approx(3 * 1.2, abs=0.5)
+        assert replica.status().waiting == 3
+        gate.open(4)
+        await asyncio.gather(running_now, *waiting)
+    assert ["too many"] not in gate.seen
+
+
+async def test_without_a_queue_an_idle_model_still_answers(gate: Gate) -> None:
+    async with running(gated(gate, one_by_one), bounds=Bounds(queue=0)) as replica:
+        first = ask(replica, "first")
+        await gate.busy()
+        with pytest.raises(Overloaded):
+            await replica.answer(Text(text="second"), Context("second"))
+        gate.open()
+        await first
+
+
+async def test_ten_thousand_requests_and_none_is_lost() -> None:
+    recorder = Recorder()
+    async with running(Slow, meter=recorder, bounds=Bounds(queue=10_000)) as replica:
+        found = await asyncio.gather(
+            *(replica.answer(Text(text=f"{number}"), Context(f"{number}")) for number in range(10_000))
+        )
+        status = replica.status()
+    assert [answer.text for answer in found] == [f"{number}" for number in range(10_000)]
+    assert (status.waiting, status.running) == (0, 0)
+    assert sum(sample.value for sample in recorder.named("argosy_batch_items")) == 10_001  # with the canary
+    assert len(list(recorder.named("argosy_queue_seconds"))) == 10_001
+
+
+async def test_a_client_that_leaves_while_waiting_is_forgotten(gate: Gate) -> None:
+    async with running(gated(gate, one_by_one)) as replica:
+        first = ask(replica, "first")
+        await gate.busy()
+        ctx = Context("leaves")
+        leaves = asyncio.ensure_future(replica.answer(Text(text="leaves"), ctx))
+        await until(lambda: replica.status().waiting == 1)
+        leaves.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaves
+        assert ctx.cancelled
+        assert replica.status().waiting == 0
+        last = ask(replica, "last")
+        gate.open(2)
+        await asyncio.gather(first, last)
+    assert gate.seen == [["first"], ["last"]]
+
+
+async def test_a_client_that_leaves_while_running_disturbs_nobody_in_its_batch(gate: Gate) -> None:
+    async with running(gated(gate, gather(4))) as replica:
+        first = ask(replica, "first")
+        await gate.busy()
+        leaves, stays = ask(replica, "leaves"), ask(replica, "stays")
+        await until(lambda: replica.status().waiting == 2)
+        gate.open()
+        await gate.busy()
+        leaves.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaves
+        gate.open()
+        assert (await stays).text == "stays"
+        await first
+
+
+async def test_a_big_request_that_was_given_up_is_not_worked_off(gate: Gate) -> None:
+    async with running(gated_vectors(gate, 4)) as replica:
+        big = asyncio.ensure_future(replica.answer(EmbeddingRequest(("a",) * 100), Context("big")))
+        await gate.busy()
+        big.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await big
+        gate.open(2)
+        await replica.answer(EmbeddingRequest(("b",)), Context("b"))
+    assert gate.seen == [["a"] * 4, ["b"]]
+
+
+async def test_a_deadline_that_passes_while_waiting_is_told_at_once(gate: Gate) -> None:
+    async with running(gated(gate, one_by_one)) as replica:
+        first = ask(replica, "first")
+        await gate.busy()
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match="waited"):
+            await replica.answer(Text(text="late"), Context("late", deadline=began + 0.05))
+        assert time.monotonic() - began < 1
+        assert replica.status().waiting == 0
+        gate.open()
+        await first
+    assert gate.seen == [["first"]]
+
+
+async def test_a_deadline_that_passes_while_running_is_told_at_once(gate: Gate) -> None:
+    async with running(gated(gate, one_by_one)) as replica:
+        ctx = Context("late", deadline=time.monotonic() + 0.05)
+        with pytest.raises(DeadlineExceeded, match="was answered"):
+            await replica.answer(Text(text="late"), ctx)
+        assert ctx.cancelled
+        assert ctx.error == "deadline_exceeded"
+        gate.open(2)
+        assert (await ask(replica, "next")).text == "next"
+
+
+async def test_a_request_without_a_deadline_gets_the_services_own(gate: Gate) -> None:
+    async with running(gated(gate, one_by_one), bounds=Bounds(timeout=0.05)) as replica:
+        with pytest.raises(DeadlineExceeded):
+            await replica.answer(Text(text="slow"), Context("slow"))
+        gate.open()
+
+
+async def test_stopping_refuses_who_waits_and_answers_who_runs(gate: Gate) -> None:
+    async with running(gated(gate, one_by_one)) as replica:
+        first = ask(replica, "first")
+        await gate.busy()
+        waits = ask(replica, "waits")
+        await until(lambda: replica.status().waiting == 1)
+        stop = asyncio.ensure_future(replica.stop())
+        with pytest.raises(Overloaded, match="stopping"):
+            await waits
+        gate.open()
+        assert (await first).text == "first"
+        await stop
+        with pytest.raises(Overloaded, match="stopped"):
+            await replica.answer(Text(text="after"), Context("after"))
