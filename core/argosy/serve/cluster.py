@@ -54,7 +54,7 @@ def start(
     """
     _port_is_free(host, port, home)
     ports = flags.Ports.free()
-    environment = {**flags.ray(home.token), **flags.serve(home.temp, ports, haproxy=haproxy)}
+    environment = {**flags.ray(home.token, ports), **flags.serve(home.temp, ports, haproxy=haproxy)}
     shutil.rmtree(home.temp, ignore_errors=True)
     home.temp.mkdir(mode=0o700)
     (home.temp / "h").mkdir()

@@ -30,7 +30,8 @@ from .status import FleetStatus, Phase
 from .store import Store
 from .terms import Settings
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.5  # between two looks at Ray Serve while a service is not Ready
+REST_SECONDS = 2.0  # while all are
 
 log = logging.getLogger("argosy.control")
 
@@ -193,7 +194,7 @@ class Control:
             self._store.measure(deploy.ledger_key(entry.ready, status["engine_version"]), status["memory"], entry.peak)
 
     async def _watch(self) -> None:
-        """Look at Ray Serve twice a second, for what replicas cannot say of themselves."""
+        """Look at Ray Serve now and then, for what replicas cannot say of themselves."""
         while True:
             try:
                 if not self._restored:
@@ -207,7 +208,7 @@ class Control:
                     if entry.hopeless and not entry.gone:
                         await self._give_up(name, entry, entry.hopeless)
                 await self._settle()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(REST_SECONDS if self.status().ready else LOOK_SECONDS)
 
     async def _restore(self) -> None:
         """After a restart: what should run is known from the store, what does run from Ray Serve and the replicas."""

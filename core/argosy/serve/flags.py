@@ -25,6 +25,9 @@ class Ports:
     haproxy_metrics: int
     haproxy_stats: int
     fallback: int
+    fallback_grpc: int
+    autoscaler_metrics: int
+    dashboard_metrics: int
 
     @classmethod
     def free(cls) -> Ports:
@@ -40,7 +43,7 @@ class Ports:
                 one.close()
 
 
-def ray(token: Path) -> dict[str, str]:
+def ray(token: Path, ports: Ports) -> dict[str, str]:
     """What every Ray process of a fleet of ours gets."""
     return {
         # Ray turns authentication on by itself for some ways of starting and not for others; say it everywhere.
@@ -50,8 +53,16 @@ def ray(token: Path) -> dict[str, str]:
         "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
         "RAY_EXPERIMENTAL_NOSET_HIP_VISIBLE_DEVICES": "1",
         "RAY_EXPERIMENTAL_NOSET_ZE_AFFINITY_MASK": "1",
+        # With this switch, meant for laptops of other makers, Ray takes 127.0.0.1 for the node's address and its servers
+        # listen there alone; otherwise GCS, raylet, agents and every worker listen on all interfaces.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Fixed at 44217 and 44227 by Ray: a second fleet on the machine would collide.
+        "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
+        "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         # No call home, no line about it.
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs workers at niceness 15; a replica that waits for whoever calls it on the same machine gains nobody.
+        "RAY_worker_niceness": "0",
         # One line per message: Ray would fold what several replicas say into one.
         "RAY_DEDUP_LOGS": "0",
         # A worker that holds nothing waits for nobody: fewer idle processes beside the models.
@@ -95,6 +106,7 @@ def serve(temp: Path, ports: Ports, *, haproxy: bool) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Serve's Python proxy stays behind HAProxy as the way to applications that have no replica.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
         # A replica that was killed is noticed by its first refused connection.
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
     }
