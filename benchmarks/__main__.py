@@ -106,13 +106,14 @@ def _endpoint(given: str | None, fleet: Path) -> Iterator[str]:
     if given:
         yield given.rstrip("/")
         return
-    port = (yaml.safe_load(fleet.read_text()).get("endpoint") or {}).get("port", 8000)
+    content = yaml.safe_load(fleet.read_text())
+    port = (content.get("endpoint") or {}).get("port", 8000)
     if subprocess.run([ARGOSY, "up", "--detach", fleet]).returncode:
         raise Refused(f"`argosy up --detach {fleet}` failed; a fleet that runs is measured with --endpoint")
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        subprocess.run([ARGOSY, "down"])
+        subprocess.run([ARGOSY, "down", "--fleet", content.get("name", "default")])
 
 
 def _fleet(endpoint: str) -> dict[str, Any]:

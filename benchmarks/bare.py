@@ -154,18 +154,25 @@ class Embedder:
             latencies.append(perf_counter() - sent)
         return Load(perf_counter() - start, len(latencies), float(batch * len(latencies)), latencies)
 
-    def rank(self, query: str, documents: Sequence[str], seconds: float) -> Load:
-        """Cosine of a query with each document, query and documents in one batch. Units: pairs."""
-        return _timed(lambda: self._rank(query, documents, seconds))
+    def best(self, question: Sequence[str]) -> int:
+        """Which document of `question`, a query and its documents, has the highest cosine with the query."""
+        vectors = self.embed(question)
+        return int(np.argmax(vectors[1:] @ vectors[0]))
 
-    def _rank(self, query: str, documents: Sequence[str], seconds: float) -> Load:
+    def rank(self, questions: Sequence[Sequence[str]], seconds: float) -> Load:
+        """One question after another, query and documents in one batch. Units: pairs."""
+        return _timed(lambda: self._rank(questions, seconds))
+
+    def _rank(self, questions: Sequence[Sequence[str]], seconds: float) -> Load:
         latencies: list[float] = []
+        pairs = 0
         start = perf_counter()
         while (sent := perf_counter()) - start < seconds:
-            vectors = self.embed([query, *documents])
-            np.argsort(vectors[1:] @ vectors[0])
+            question = questions[len(latencies) % len(questions)]
+            self.best(question)
+            pairs += len(question) - 1
             latencies.append(perf_counter() - sent)
-        return Load(perf_counter() - start, len(latencies), float(len(documents) * len(latencies)), latencies)
+        return Load(perf_counter() - start, len(latencies), float(pairs), latencies)
 
 
 class Transcriber:

@@ -15,6 +15,9 @@ from .machine import Machine
 MEASURES = {"rate": "rate", "first": "time to first", "p50": "median latency"}
 
 
+DISTURBED = 10  # percent of all cores, by neither the benchmark nor the fleet, from which a comparison is in doubt
+
+
 @dataclass(frozen=True)
 class Run:
     """What was run, where and how."""
@@ -52,7 +55,7 @@ def write(run: Run, outcomes: Sequence[Outcome], folder: Path, name: str) -> tup
 def _head(run: Run) -> str:
     machine = run.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    seen = f"{len(run.fleet)} process trees" if run.fleet else "not seen: its processor time counts as others'"
+    seen = f"its {len(run.fleet)} process trees are seen" if run.fleet else "processes not seen: they count as others"
     return "\n".join(
         (
             "# Benchmark: the endpoint beside the bare engines",
@@ -76,11 +79,22 @@ def _bars(outcomes: Sequence[Outcome]) -> str:
             lines.append(_bar(outcome, bar))
             if not outcome.met(bar):
                 missed.append(f"- **{outcome.name}**, {MEASURES[bar.measure]}: below the bar.")
+    if busy := [name for outcome in outcomes for name in _disturbed(outcome)]:
+        lines += [
+            "",
+            f"**Others used more than {DISTURBED} % of the machine** (median over the rounds) in: {', '.join(busy)}.",
+        ]
+        lines.append("A ratio of those is not to be trusted; processor time a unit still says something.")
     errors = sum(sum(outcome.errors(side).values()) for outcome in outcomes for side in outcome.rounds)
     lines += ["", f"Errors in all rounds together: {errors}."]
     if missed:
         lines += ["", "### What fell short", "", *missed]
     return "\n".join(lines)
+
+
+def _disturbed(outcome: Outcome) -> list[str]:
+    shares = {side: [one.usage.others + one.usage.stolen for one in rounds] for side, rounds in outcome.rounds.items()}
+    return [f"{outcome.name} ({side})" for side, seen in shares.items() if seen and statistics.median(seen) > DISTURBED]
 
 
 def _bar(outcome: Outcome, bar: Bar) -> str:

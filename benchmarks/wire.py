@@ -71,14 +71,13 @@ class Reader(Protocol):
 
 
 class Whole:
-    """An answer that counts as one, whatever it says."""
+    """An answer that counts as one, whatever it says, and that is of no use before it is whole."""
 
     def __init__(self) -> None:
         self.first: float | None = None
 
     def feed(self, chunk: bytes, now: float) -> None:
-        if self.first is None:
-            self.first = now
+        """Nothing is read out of it."""
 
     def units(self) -> float:
         return 1.0
