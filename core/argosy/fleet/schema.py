@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _UNITS["TIB"] = 2**40
@@ -15,12 +15,12 @@ _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 def parse_size(value: object) -> object:
     """Bytes from `4GiB`, `500 MB` or a plain number of bytes. ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError("a size such as 4GiB or 500MB")
+        raise ValueError("allowed: a size such as 4GiB or 500MB")
     if isinstance(value, int):
         return value
     match = _SIZE.fullmatch(value)
     if match is None or match[2].upper() not in _UNITS:
-        raise ValueError("a size such as 4GiB or 500MB")
+        raise ValueError("allowed: a size such as 4GiB or 500MB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -28,7 +28,18 @@ Size = Annotated[
     int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(gt=0, description="bytes: 4GiB, 500MB")
 ]
 Share = Annotated[float, Field(gt=0, le=1, description="fraction of a device, which is also its memory budget")]
-Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", description="lower case, digits, dashes")]
+NAME_WORDS = "up to 40 lower case letters, digits and dashes, the first a letter"
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", description=NAME_WORDS)]
+RESERVED = frozenset({"v1", "v2", "health", "fleet", "docs", "metrics", "openai", "-"})
+
+
+def _route(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name} is a route of the endpoint itself: name the service otherwise")
+    return name
+
+
+Route = Annotated[Name, AfterValidator(_route)]
 Source = Annotated[str, Field(description="wheel://, hf://owner/name@revision, file://, https://…#sha256=…, s3://")]
 Weights = Annotated[
     Source | dict[str, Source | list[Source]],
@@ -122,18 +133,9 @@ class Fleet(Strict):
     name: Name = "default"
     endpoint: Endpoint = Endpoint()
     nodes: dict[Name, Node] = Field(default_factory=dict, description="optional on one machine: detected")
-    services: dict[Name, Service] = Field(min_length=1)
+    services: dict[Route, Service] = Field(min_length=1)
     weights: Cache = Cache()
     logs: Literal["text", "json"] = "text"
     dashboard: bool = Field(True, description="Ray's dashboard, on loopback, behind its token")
     broken_plugins: Literal["report", "refuse"] = Field("report", description="when an unused plugin cannot be loaded")
     store: str = Field("", description="URL of the store; empty: SQLite in the fleet's own folder")
-
-    @model_validator(mode="after")
-    def _routes(self) -> Fleet:
-        if taken := self.services.keys() & RESERVED:
-            raise ValueError(f"{', '.join(sorted(taken))} is a route of the endpoint itself; name the service otherwise")
-        return self
-
-
-RESERVED = frozenset({"v1", "v2", "health", "fleet", "docs", "metrics", "openai", "-"})
