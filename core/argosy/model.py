@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -108,7 +109,7 @@ class Model:
     weights: ClassVar[Sequence[str]] = ()  # formats that `load` reads; empty: any
     batching: ClassVar[Batching] = one_by_one
     features: ClassVar[frozenset[str]] = frozenset()  # optional parts of the task that this model can do
-    about: ClassVar[Mapping[str, str]] = {}  # told wherever the service describes itself
+    about: Mapping[str, str] = MappingProxyType({})  # told wherever the service describes itself; `load` may set its own
     needs_weights: ClassVar[bool] = True
 
     _implementations: ClassVar[dict[str, Implementation]]
