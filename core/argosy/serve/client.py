@@ -82,7 +82,7 @@ def find_or_make(settings: Settings) -> ActorHandle[Any]:
             )
             .remote(settings)
         )
-    fleet = ray.get(control.alive.remote())
+    fleet = ask(control.alive.remote(), 120)
     if fleet != settings.fleet:
         raise ClusterError(
             f"a cluster for the fleet {settings.fleet}",
@@ -95,7 +95,7 @@ def find_or_make(settings: Settings) -> ActorHandle[Any]:
 def ask(call: Any, timeout: float | None = None) -> Any:
     """Wait for an answer of control. An ArgosyError of its comes out as itself, not in Ray's wrapping."""
     import ray
-    from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
     from ..errors import ArgosyError
 
@@ -106,8 +106,9 @@ def ask(call: Any, timeout: float | None = None) -> Any:
         if isinstance(cause, ArgosyError):
             raise cause from None
         raise ClusterError("an answer of control", str(cause or error), "argosy logs control") from None
-    except (RayActorError, GetTimeoutError) as error:
-        raise ClusterError("an answer of control", str(error), "argosy status, and again") from None
+    except (RayError, GetTimeoutError) as error:
+        said = str(error).strip().splitlines()
+        raise ClusterError("an answer of control", "\n".join(said[-12:]), "argosy status, and again") from None
 
 
 def status_of(control: ActorHandle[Any], version: int = -1, timeout: float = 0.0) -> FleetStatus:

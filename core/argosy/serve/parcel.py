@@ -5,6 +5,7 @@ A project counts when its pyproject.toml has entry points in the group `argosy`;
 
 from __future__ import annotations
 
+import base64
 import configparser
 import hashlib
 import importlib.metadata
@@ -14,6 +15,8 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from ..errors import PluginError
 from ..hookspecs import GROUP
@@ -83,11 +86,38 @@ def _build(project: Path, out: Path) -> Path:
 
 
 def _tagged(wheel: Path, out: Path) -> Path:
-    """The wheel under a name that says its content: Ray knows a wheel by its file name alone."""
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]
+    """The wheel under a name that says its content, for Ray knows a wheel by its file name alone; and without the
+    requirements that are met here, for Ray would have pip fetch them, argosy itself among them."""
+    with zipfile.ZipFile(wheel) as old:
+        contents = {name: old.read(name) for name in sorted(old.namelist())}
+    metadata = next(name for name in contents if name.endswith(".dist-info/METADATA"))
+    lines = contents[metadata].decode().splitlines(keepends=True)
+    contents[metadata] = "".join(line for line in lines if not _met(line)).encode()
+    record = next(name for name in contents if name.endswith(".dist-info/RECORD"))
+    rows = [_recorded(name, data) for name, data in contents.items() if name != record]
+    contents[record] = "".join([*rows, f"{record},,\n"]).encode()
+    digest = hashlib.sha256(contents[record]).hexdigest()[:12]
     parts = wheel.name.removesuffix(".whl").split("-")
-    name, version, tags = parts[0], parts[1], parts[-3:]
-    target = out / ("-".join([name, version, f"0{digest}", *tags]) + ".whl")
-    if not target.exists():
-        target.write_bytes(wheel.read_bytes())
+    target = out / ("-".join([*parts[:2], f"0{digest}", *parts[-3:]]) + ".whl")
+    fresh = target.with_suffix(".new")
+    with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in contents.items():
+            new.writestr(name, data)
+    fresh.replace(target)
     return target
+
+
+def _met(line: str) -> bool:
+    """Whether this line of the metadata asks for something that is installed here, in a fitting version."""
+    if not line.startswith("Requires-Dist:"):
+        return False
+    try:
+        requirement = Requirement(line.partition(":")[2].strip())
+        return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
+    except (InvalidRequirement, importlib.metadata.PackageNotFoundError):
+        return False
+
+
+def _recorded(name: str, data: bytes) -> str:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return f"{name},sha256={digest},{len(data)}\n"
