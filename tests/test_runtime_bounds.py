@@ -1,19 +1,22 @@
 """What is bounded: who waits, how long, and what becomes of clients who leave."""
 
 import asyncio
+import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from gate import Gate, ask, gated, gated_vectors, until
 
-from argosy import Context, gather, one_by_one
-from argosy.errors import DeadlineExceeded, Overloaded
+from argosy import Context, Model, gather, one_by_one
+from argosy.errors import DeadlineExceeded, Overloaded, RequestError
 from argosy.runtime.assignment import Bounds
 from argosy.runtime.meter import Recorder
+from argosy.runtime.replica import Replica
 from argosy.tasks import EmbeddingRequest
 from argosy.testing import running
-from argosy.testing.models import Slow, Text
+from argosy.testing.models import EngineBatched, Slow, Streaming, Text, Vectors
 
 
 @pytest.fixture
@@ -158,3 +161,42 @@ async def test_stopping_refuses_who_waits_and_answers_who_runs(gate: Gate) -> No
         await stop
         with pytest.raises(Overloaded, match="stopped"):
             await replica.answer(Text(text="after"), Context("after"))
+
+
+@pytest.mark.parametrize("model", [Slow, Vectors, Streaming, EngineBatched])
+async def test_whatever_clients_do_nothing_is_left_behind(model: type[Model]) -> None:
+    chance = random.Random(7)
+    many = EmbeddingRequest(tuple(f"{number}" for number in range(20)))
+
+    async def client(replica: Replica, number: int) -> str:
+        await asyncio.sleep(chance.random() * 0.5)
+        request = many if model is Vectors and number % 5 == 0 else replica.canary()
+        late = time.monotonic() + chance.random() * 0.05 if chance.random() < 0.3 else None
+        ctx = Context(f"{number}", late, chance.choice(["interactive", "batch"]))  # type: ignore[arg-type]
+        asked: asyncio.Future[Any]
+        if chance.random() < 0.5 and model.task.delta is not None:
+            asked = asyncio.ensure_future(_read(replica, request, ctx))
+        else:
+            asked = asyncio.ensure_future(replica.answer(request, ctx))
+        if chance.random() < 0.3:
+            await asyncio.sleep(chance.random() * 0.05)
+            asked.cancel()
+        try:
+            await asked
+        except asyncio.CancelledError:
+            return "left"
+        except RequestError as error:
+            return error.code
+        return "answered"
+
+    async with running(model, options={"seconds": 0.002}, bounds=Bounds(queue=50)) as replica:
+        ends = await asyncio.gather(*(client(replica, number) for number in range(600)))
+        await until(lambda: (replica.status().running, replica.status().waiting) == (0, 0))
+        assert await replica.answer(replica.canary(), Context("last"))
+    assert set(ends) <= {"answered", "left", "deadline_exceeded", "overloaded"}
+    assert {"answered", "left", "deadline_exceeded"} <= set(ends)
+
+
+async def _read(replica: Replica, request: Any, ctx: Context) -> None:
+    async for _ in replica.stream(request, ctx):
+        pass

@@ -12,7 +12,7 @@ import pytest
 from gate import until
 
 from argosy import Context, Model, engine_batches, one_by_one, tasks
-from argosy.errors import BadRequest, DeadlineExceeded, ModelFailed
+from argosy.errors import BadRequest, DeadlineExceeded, ModelFailed, Overloaded
 from argosy.runtime.meter import Recorder
 from argosy.runtime.streams import ROOM, Channel
 from argosy.tasks import (
@@ -197,6 +197,29 @@ async def test_a_reader_who_takes_nothing_for_long_loses_the_stream() -> None:
     assert kept == [True, True, False, False]
     with pytest.raises(DeadlineExceeded, match="read nothing"):
         await anext(channel)
+
+
+async def test_a_deadline_frees_a_model_that_waits_for_a_reader() -> None:
+    async with running(Traced) as replica:
+        ctx = Context("slow", deadline=time.monotonic() + 0.2)
+        stream = replica.stream(says("x"), ctx)
+        await anext(stream)
+        await until(lambda: Traced.said > ROOM)
+        await until(lambda: replica.status().running == 0, 2)
+        with pytest.raises(DeadlineExceeded):
+            await read(stream, [])
+
+
+async def test_stopping_ends_a_stream_whose_reader_is_slow() -> None:
+    async with running(Traced) as replica:
+        stream = replica.stream(says("x"), Context("slow"))
+        await anext(stream)
+        await until(lambda: Traced.said > ROOM)
+        began = time.monotonic()
+        await replica.stop()
+        assert time.monotonic() - began < 2
+        with pytest.raises(Overloaded, match="stopping"):
+            await read(stream, [])
 
 
 async def test_a_hundred_thousand_pieces_arrive_in_order() -> None:

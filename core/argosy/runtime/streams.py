@@ -30,8 +30,8 @@ class Channel(AsyncIterator[Any]):
         """In the thread: hand over a delta. False once the reader has left, or has read nothing for `patience`."""
         with self._changed:
             if len(self._deltas) >= self._room and not self._left:
-                self._changed.wait_for(lambda: self._left or len(self._deltas) <= self._room // 2, self._patience)
-                if not self._left and len(self._deltas) >= self._room:
+                self._changed.wait_for(self._goes_on, self._patience)
+                if not self._goes_on():
                     self._deltas.clear()
                     self._finish(DeadlineExceeded(f"the client has read nothing for {self._patience:g} s"))
             if self._left or self._ended:
@@ -66,9 +66,13 @@ class Channel(AsyncIterator[Any]):
                 self._called = False
             await reader
 
+    def _goes_on(self) -> bool:
+        return self._left or self._ended or len(self._deltas) <= self._room // 2
+
     def _finish(self, error: BaseException | None) -> None:
         if not self._ended:
             self._ended, self._error = True, error
+            self._changed.notify_all()
             self._call()
 
     def _call(self) -> None:

@@ -81,6 +81,8 @@ class Threaded:
             fail(ticket, stopping())
         for ticket in running:
             ticket.ctx.cancel()
+            if ticket.channel is not None:  # its thread may be waiting for a reader
+                ticket.channel.end(stopping())
 
     def _submit(self, ticket: Ticket) -> asyncio.TimerHandle | None:
         with self._lock:
