@@ -79,12 +79,9 @@ def _bars(outcomes: Sequence[Outcome]) -> str:
             lines.append(_bar(outcome, bar))
             if not outcome.met(bar):
                 missed.append(f"- **{outcome.name}**, {MEASURES[bar.measure]}: below the bar.")
-    if busy := [name for outcome in outcomes for name in _disturbed(outcome)]:
-        lines += [
-            "",
-            f"**Others used more than {DISTURBED} % of the machine** (median over the rounds) in: {', '.join(busy)}.",
-        ]
-        lines.append("A ratio of those is not to be trusted; processor time a unit still says something.")
+    if busy := [outcome.name for outcome in outcomes if _disturbed(outcome)]:
+        lines += ["", f"**Others used more than {DISTURBED} % of the machine** (median over a side's rounds) during:"]
+        lines += [f"{'; '.join(busy)}. Do not trust those ratios; processor time a unit still says something."]
     errors = sum(sum(outcome.errors(side).values()) for outcome in outcomes for side in outcome.rounds)
     lines += ["", f"Errors in all rounds together: {errors}."]
     if missed:
@@ -92,9 +89,9 @@ def _bars(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _disturbed(outcome: Outcome) -> list[str]:
-    shares = {side: [one.usage.others + one.usage.stolen for one in rounds] for side, rounds in outcome.rounds.items()}
-    return [f"{outcome.name} ({side})" for side, seen in shares.items() if seen and statistics.median(seen) > DISTURBED]
+def _disturbed(outcome: Outcome) -> bool:
+    shares = ([one.usage.others + one.usage.stolen for one in rounds] for rounds in outcome.rounds.values())
+    return any(statistics.median(seen) > DISTURBED for seen in shares if seen)
 
 
 def _bar(outcome: Outcome, bar: Bar) -> str:
