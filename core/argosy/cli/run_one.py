@@ -125,8 +125,7 @@ async def start(one: One, registry: Registry, settings: Settings, tell: Tell) ->
     assignment = replace(assignment, offline=assignment.offline or settings.offline)
     meter = Prometheus(one.service)
     replica = Replica(assignment, registry, meter)
-    status = await replica.start(tell)
-    tell(f"{one.service} is {status.state} after {status.loaded_seconds:.1f} s: {status.proof}")
+    await replica.start(tell)
     door = Door(
         app(replica), service=replica.service, bounds=replica.bounds, meter=meter, served_by=replica.served_by
     )  # fmt: skip

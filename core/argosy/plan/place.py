@@ -106,25 +106,36 @@ def _first(
     implementations = {item.engine: item for item in model.implementations()}
     for index, way in enumerate(service.ways()):
         for node, device in _wished(way, nodes, rejected):
-            budget = device.memory_bytes
-            share, known = _share(way, device)
+            total = device.memory_bytes
+            where = f"variant {index} on {node.name}/{device.name}"
+            if way.memory is not None and total and way.memory > total:
+                rejected.append(f"{where}: wants {_gib(way.memory)}, the device has {_gib(total)}")
+                continue
+            given = _given(way, device)
+            share = given if given is not None else DEFAULT_SHARE
             cores = min(way.cores or max(1, round(share * node.cores)), node.cores)
-            if budget is not None:
-                budget = int(share * budget)
-            there = [Offer(engine=engine, device=device, budget=budget) for engine in offers(node, device, budget, cores)]
+            budget = int(share * total) if total is not None else None
+            there = [
+                Offer(engine=engine, device=device, budget=budget) for engine in offers(node, device, budget, cores)
+            ]
             usable = [offer for offer in there if offer.engine.name in implementations]
             wanted = [way.engine] if way.engine else list(implementations)
             ordered = sorted((o for o in usable if o.engine.name in wanted), key=lambda o: wanted.index(o.engine.name))
-            where = f"variant {index} on {node.name}/{device.name}"
             if not ordered:
                 names = ", ".join(offer.engine.name for offer in there) or "none"
                 rejected.append(f"{where}: wants {' or '.join(wanted)}, the device offers {names}")
-            for offer in model.choose(ordered):
+                continue
+            chosen = model.choose(ordered)
+            if not chosen:
+                names = ", ".join(offer.engine.name for offer in ordered)
+                rejected.append(f"{where}: {service.plugin} itself refuses {names} there")
+            for offer in chosen:
                 guess = estimate(service, way, implementations[offer.engine.name], offer)
-                total = device.memory_bytes
-                if not known and guess is not None and total:
+                if given is None and guess is not None and total:
                     share = min(1.0, max(math.ceil(100 * guess / total) / 100, 0.01))
-                    budget = int(share * total)
+                elif given is None:
+                    share = DEFAULT_SHARE
+                budget = int(share * total) if total is not None else None
                 left = free[node.name, device.index]
                 if share > left + 1e-9:
                     rejected.append(f"{where}: wants a share of {share:g}, {max(left, 0):.2g} is left of it")
@@ -156,6 +167,10 @@ def _first(
 def _wished(way: Variant, nodes: Sequence[Node], rejected: list[str]) -> list[tuple[Node, Device]]:
     """Devices in order of preference: as wished, or accelerators before the CPU."""
     here = [(node, device) for node in nodes if way.node in (None, node.name) for device in node.devices]
+    if not here:
+        wanted = f"node {way.node}" if way.node else "any node"
+        rejected.append(f"no device on {wanted}; nodes: {', '.join(node.name for node in nodes) or 'none'}")
+        return []
     for node, device in here:
         if not device.usable:
             rejected.append(f"{node.name}/{device.name} is not usable: {', '.join(device.problems)}")
@@ -166,21 +181,19 @@ def _wished(way: Variant, nodes: Sequence[Node], rejected: list[str]) -> list[tu
     found = []
     for wish in wishes:
         backend, _, position = wish.partition(":")
-        for node in dict.fromkeys(node.name for node, _ in here):
-            mine = [pair for pair in here if pair[0].name == node and pair[1].backend == backend]
+        for name in dict.fromkeys(node.name for node, _ in here):
+            mine = [pair for pair in here if pair[0].name == name and pair[1].backend == backend]
             found += mine[int(position) : int(position) + 1] if position else mine
     if not found:
         rejected.append(f"no usable device is {' or '.join(wishes)}")
     return found
 
 
-def _share(way: Variant, device: Device) -> tuple[float, bool]:
-    """The share of this device, and whether the owner gave it."""
-    if way.share is not None:
-        return way.share, True
-    if way.memory is not None and device.memory_bytes:
-        return min(1.0, way.memory / device.memory_bytes), True
-    return DEFAULT_SHARE, False
+def _given(way: Variant, device: Device) -> float | None:
+    """The share of this device that the owner gave; None where he left it to the estimate."""
+    if way.share is None and way.memory is not None and device.memory_bytes:
+        return way.memory / device.memory_bytes
+    return way.share
 
 
 def require(plan: Plan, service: str) -> tuple[Placement, ...]:
