@@ -61,12 +61,16 @@ class Registry:
             return table[name]
         for plugin in self.plugins:
             if plugin.broken and name in (plugin.name, plugin.distribution):
-                raise PluginError(f"{kind} {name!r}", f"{plugin.distribution} is broken: {plugin.broken}", "argosy plugins")
-        raise PluginError(f"{kind} {name!r}", f"installed: {', '.join(sorted(table)) or 'none'}", f"pip install argosy-{name}")
+                raise PluginError(
+                    f"{kind} {name!r}", f"{plugin.distribution} is broken: {plugin.broken}", "argosy plugins"
+                )
+        raise PluginError(
+            f"{kind} {name!r}", f"installed: {', '.join(sorted(table)) or 'none'}", f"pip install argosy-{name}"
+        )
 
 
 def load(extra: Iterable[tuple[str, Any]] = ()) -> Registry:
-    """Load every installed plugin; `extra` adds (name, module or object with hooks) pairs, for tests and `argosy dev`."""
+    """Load every installed plugin; `extra` adds (name, module or object with hooks) pairs: tests, `argosy dev`."""
     found: list[Plugin] = []
     models: dict[str, type[Model]] = {}
     backends: dict[str, Backend] = {}
@@ -88,12 +92,15 @@ def load(extra: Iterable[tuple[str, Any]] = ()) -> Registry:
             for table, new in ((models, mine[0]), (backends, mine[1]), (engines, mine[2])):
                 if clash := table.keys() & new.keys():
                     raise PluginError(f"{', '.join(clash)} once", f"registered a second time by {distribution_name}")
-                table.update(new)  # type: ignore[attr-defined]
-        except Exception as error:  # a plugin's import may raise anything, and must not take the others down
+            models |= mine[0]
+            backends |= mine[1]
+            engines |= mine[2]
+        except Exception as error:  # noqa: BLE001 - a plugin's import may raise anything; the others must load
             sentence = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             found.append(Plugin(name, distribution_name, version, broken=sentence, detail=traceback.format_exc()))
         else:
-            found.append(Plugin(name, distribution_name, version, *(tuple(sorted(table)) for table in mine)))
+            names = [tuple(sorted(table)) for table in mine]
+            found.append(Plugin(name, distribution_name, version, names[0], names[1], names[2]))
     return Registry(tuple(found), MappingProxyType(models), MappingProxyType(backends), MappingProxyType(engines))
 
 
@@ -105,22 +112,26 @@ def _load(point: importlib.metadata.EntryPoint) -> Any:
         except InvalidRequirement:
             continue  # the installer's business
         if requirement.name == "argosy" and not requirement.specifier.contains(__version__, prereleases=True):
-            raise PluginError(f"a plugin for argosy {__version__}", f"it asks for {text}", f"pip install -U {point.dist.name}")  # type: ignore[union-attr]
+            raise PluginError(
+                f"a plugin for argosy {__version__}", f"it asks for {text}", "install its matching version"
+            )
     return point.load()
 
 
 def _register(name: str, module: Any) -> tuple[dict[str, type[Model]], dict[str, Backend], dict[str, type[Engine]]]:
     if (api := getattr(module, "argosy_api", API)) != API:
-        raise PluginError(f"a plugin for argosy's API {API}", f"it was written for API {api}", "install its matching version")
-    pluggins = pluggy.PluginManager(hookspecs.GROUP)
-    pluggins.add_hookspecs(hookspecs)
-    pluggins.register(module, name=name)
-    pluggins.check_pending()  # a misspelt hook is an error
-    models = {model.name: model for group in pluggins.hook.argosy_models() for model in group}
+        raise PluginError(
+            f"a plugin for argosy's API {API}", f"it was written for API {api}", "install its matching version"
+        )
+    hooks = pluggy.PluginManager(hookspecs.GROUP)
+    hooks.add_hookspecs(hookspecs)
+    hooks.register(module, name=name)
+    hooks.check_pending()  # a misspelt hook is an error
+    models = {model.name: model for group in hooks.hook.argosy_models() for model in group}
     for model in models.values():
         _check(model)
-    backends = {backend.name: backend for group in pluggins.hook.argosy_backends() for backend in group}
-    engines = {engine.name: engine for group in pluggins.hook.argosy_engines() for engine in group}
+    backends = {backend.name: backend for group in hooks.hook.argosy_backends() for backend in group}
+    engines = {engine.name: engine for group in hooks.hook.argosy_engines() for engine in group}
     if not (models or backends or engines):
         raise PluginError(f"{name} to register a model, a backend or an engine", "no hook answered", "@argosy.hookimpl")
     return models, backends, engines

@@ -129,7 +129,7 @@ def _apply(
             code = " ".join(py_modules)
             changes = client.ask(control.apply.remote(text, str(path.resolve()), list(py_modules), code), 600)
         terms = client.ask(control.terms.remote())
-        url = f"http://{'127.0.0.1' if terms.host in ('0.0.0.0', '::') else terms.host}:{terms.port}"  # noqa: S104
+        url = f"http://{'127.0.0.1' if terms.host in ('0.0.0.0', '::') else terms.host}:{terms.port}"
         done = {name: found for name, found in changes.items() if found}
         if set(done) <= {"kept"}:
             console.print(f"the fleet {fleet.name} is as its file says: nothing to do", highlight=False)
@@ -159,7 +159,7 @@ def _routed(url: str, status: FleetStatus) -> None:
     for name in status.services:
         while True:
             try:
-                with urllib.request.urlopen(f"{url}/{name}/health/ready", timeout=5) as answer:  # noqa: S310
+                with urllib.request.urlopen(f"{url}/{name}/health/ready", timeout=5) as answer:
                     if answer.headers.get("argosy-served-by", "").startswith(f"{name};"):
                         break
                 found = "the gateway answers in its place"
@@ -174,7 +174,6 @@ def down(fleet: str, console: Console) -> int:
     """Stop the fleet of that name, or the only one that runs. Nothing running is no error."""
     from ..serve import client
     from ..serve import cluster as clusters
-    from ..serve.home import Home
 
     home = which(fleet)
     if home is None:

@@ -16,7 +16,9 @@ from ..registry import Registry
 from .assignment import Assignment, Bounds
 
 
-def assign(fleet: Fleet, placement: Placement, registry: Registry, *, base: Path, cache: str, logs: str = "") -> Assignment:
+def assign(
+    fleet: Fleet, placement: Placement, registry: Registry, *, base: Path, cache: str, logs: str = ""
+) -> Assignment:
     """`base` is the fleet file's folder, for relative sources; `cache` the weights cache on the node."""
     service = fleet.services[placement.service]
     way = service.ways()[placement.variant]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -35,7 +36,7 @@ def joined(
             address=address,
             namespace=NAMESPACE,
             log_to_driver=not quiet,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env=cast(Any, runtime),
             ignore_reinit_error=False,
         )
@@ -64,11 +65,12 @@ def find_or_make(settings: Settings) -> ActorHandle[Any]:
 
     from .control import Control
 
-    control = find()
+    control: Any = find()
     if control is None:
-        head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]), None)
+        alive = [node for node in cast(Any, ray).nodes() if node["Alive"]]
+        head = next((node["NodeID"] for node in alive if "node:__internal_head__" in node["Resources"]), None)
         control = (
-            ray.remote(Control)
+            cast(Any, ray.remote(Control))
             .options(
                 name=CONTROL,
                 namespace=NAMESPACE,
@@ -89,7 +91,7 @@ def find_or_make(settings: Settings) -> ActorHandle[Any]:
             f"it runs the fleet {fleet}",
             f"argosy down --fleet {fleet}, or another cluster",
         )
-    return control
+    return cast("ActorHandle[Any]", control)
 
 
 def ask(call: Any, timeout: float | None = None) -> Any:
@@ -100,7 +102,7 @@ def ask(call: Any, timeout: float | None = None) -> Any:
     from ..errors import ArgosyError
 
     try:
-        return ray.get(cast(Awaitable[Any], call), timeout=timeout)
+        return ray.get(cast(Any, call), timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, ArgosyError):

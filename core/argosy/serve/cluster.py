@@ -146,7 +146,9 @@ def processes(cluster: Cluster) -> Iterator[psutil.Process]:
 
 def _names(process: psutil.Process, temp: str) -> bool:
     try:
-        return any(temp in part for part in process.cmdline()) or process.environ().get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "").startswith(temp + "/")
+        return any(temp in part for part in process.cmdline()) or process.environ().get(
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", ""
+        ).startswith(temp + "/")
     except psutil.Error:
         return False
 
@@ -158,8 +160,14 @@ def _port_is_free(host: str, port: int, home: Home) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            who = next((f"the fleet {other.fleet}" for other in Home.all(home.path.parents[1])
-                        if (cluster := running(other)) and cluster.port == port), _holder(port))
+            who = next(
+                (
+                    f"the fleet {other.fleet}"
+                    for other in Home.all(home.path.parents[1])
+                    if (cluster := running(other)) and cluster.port == port
+                ),
+                _holder(port),
+            )
             raise ClusterError(
                 f"port {port} on {host}, for the fleet {home.fleet}",
                 f"{error.strerror or error} ({who})",

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -73,7 +72,9 @@ class Control:
         It returns once everything is under way; `watch` tells the rest. Raises FleetError, PluginError, ClusterError.
         """
         if self._lock.locked():
-            raise ClusterError("one apply at a time", f"apply {self._applying} is under way", "wait for it: argosy status")
+            raise ClusterError(
+                "one apply at a time", f"apply {self._applying} is under way", "wait for it: argosy status"
+            )
         async with self._lock:
             self._applying = uuid.uuid4().hex[:8]
             try:
@@ -99,10 +100,10 @@ class Control:
             self._remember(entry, status)
         await self._settle()
 
-    async def watch(self, version: int, timeout: float) -> FleetStatus:
-        """The status as soon as it is newer than `version`, or after `timeout` seconds as it is."""
+    async def watch(self, version: int, seconds: float) -> FleetStatus:
+        """The status as soon as it is newer than `version`, or after `seconds` as it is."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout), self._changed:
+            async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: self._version > version)
         return self.status()
 
@@ -238,5 +239,3 @@ class Control:
         async with self._changed:
             self._version += 1
             self._changed.notify_all()
-
-

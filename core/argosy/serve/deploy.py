@@ -29,9 +29,7 @@ ID_LABEL = "ray.io/node-id"
 async def see_nodes(py_modules: tuple[str, ...]) -> tuple[Node, ...]:
     """Every living node's own report, in the order of their names."""
     tasks = []
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
+    for node in _alive():
         identity = node["NodeID"]
         name = node.get("Labels", {}).get(NODE_LABEL) or f"node-{identity[:8]}"
         tasks.append(_on(identity, py_modules, prepare.see).remote(name, identity))
@@ -78,6 +76,10 @@ def start(settings: Settings) -> None:
     serve.run_many([gateway], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 def _applications() -> Collection[str]:
     try:
         return serve.status().applications
@@ -87,8 +89,8 @@ def _applications() -> Collection[str]:
 
 def run(services: Sequence[Ready], settings: Settings, py_modules: tuple[str, ...]) -> None:
     """Deploy services side by side, each as its own application; returns when Ray Serve has taken them."""
-    capacities = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    labels = {node["NodeID"]: node.get("Labels", {}) for node in ray.nodes() if node["Alive"]}
+    capacities = {node["NodeID"]: node["Resources"] for node in _alive()}
+    labels = {node["NodeID"]: node.get("Labels", {}) for node in _alive()}
     targets = []
     for ready in services:
         assignment, node = ready.assignment, ready.node
@@ -113,6 +115,12 @@ def run(services: Sequence[Ready], settings: Settings, py_modules: tuple[str, ..
 def ledger_key(ready: Ready, version: str) -> str:
     """What a measurement of memory is remembered by."""
     assignment = ready.assignment
-    parts = [str(assignment.model), assignment.engine.name, version, assignment.device.name, assignment.device.architecture]
+    parts = [
+        str(assignment.model),
+        assignment.engine.name,
+        version,
+        assignment.device.name,
+        assignment.device.architecture,
+    ]
     parts.append(json.dumps({"options": assignment.options, "cores": assignment.cores}, sort_keys=True, default=str))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

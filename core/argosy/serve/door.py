@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..api.dialect import too_large
+from ..api.dialect import ClientLeft, too_large
 from ..api.root import refusal
 from ..api.table import below
 from ..api.wire import ASGI, Message, Receive, Scope, Send
@@ -109,7 +109,7 @@ class Door:
                 ctx.error = "client_left"
             else:
                 await self._refuse(scope, visit, DeadlineExceeded(f"not answered within {self._bounds.timeout:g} s"))
-        except ConnectionResetError:
+        except ClientLeft:
             ctx.cancel()
             ctx.error = "client_left"
         except RequestError as error:

@@ -74,7 +74,7 @@ class Entry:
         assignment = self.ready.assignment
         reports = list(self.reports.values())
         degraded = [report["reason"] for report in reports if report["state"] == "degraded"]
-        about = next((report["status"]["about"] for report in reports if report["status"]), {})
+        about: dict[str, str] = next((report["status"]["about"] for report in reports if report["status"]), {})
         return ServiceStatus(
             name=self.name,
             phase=phase,

@@ -53,8 +53,8 @@ def ray(token: Path, ports: Ports) -> dict[str, str]:
         "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
         "RAY_EXPERIMENTAL_NOSET_HIP_VISIBLE_DEVICES": "1",
         "RAY_EXPERIMENTAL_NOSET_ZE_AFFINITY_MASK": "1",
-        # With this switch, meant for laptops of other makers, Ray takes 127.0.0.1 for the node's address and its servers
-        # listen there alone; otherwise GCS, raylet, agents and every worker listen on all interfaces.
+        # With this switch, meant for laptops of other makers, Ray takes 127.0.0.1 for the node's address and its
+        # servers listen there alone; otherwise GCS, raylet, agents and every worker listen on all interfaces.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Fixed at 44217 and 44227 by Ray: a second fleet on the machine would collide.
         "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),

@@ -183,7 +183,9 @@ class Gateway:
                 if service is None:
                     raise NotFound(f"there is no service {name!r} any more", code="model_not_found")
                 if service.phase in (Phase.FAILED, Phase.PENDING):
-                    raise Overloaded(f"{name} is {service.phase}: {service.reason}", retry_after=30, code="service_absent")
+                    raise Overloaded(
+                        f"{name} is {service.phase}: {service.reason}", retry_after=30, code="service_absent"
+                    )
                 if service.phase.answers and await self._try(scope, send, target, body, ctx):
                     return
                 if not waiting:

@@ -34,7 +34,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{host}:{self.port}"
 
 
@@ -73,7 +73,7 @@ class Home:
         """Ray's temporary folder, this fleet's alone. Short: HAProxy's sockets lie 70 characters deeper, below a
         folder named by the node's id, and end at 97 bytes."""
         digest = hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
-        base = Path("/tmp")  # noqa: S108 - another temporary folder may be too deep
+        base = Path("/tmp")
         if not os.access(base, os.W_OK):
             base = Path(tempfile.gettempdir())
         return base / f"argosy-{os.getuid()}-{digest}"

@@ -30,7 +30,10 @@ class RayMeter(Meter):
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge}
         self._ray: Mapping[str, metrics.Metric] = {
             metric.name: metrics.Histogram(
-                metric.name, description=metric.help, boundaries=list(metric.buckets), tag_keys=("service", *metric.tags)
+                metric.name,
+                description=metric.help,
+                boundaries=list(metric.buckets),
+                tag_keys=("service", *metric.tags),
             )
             if metric.kind == "histogram"
             else kinds[metric.kind](metric.name, description=metric.help, tag_keys=("service", *metric.tags))

@@ -76,8 +76,8 @@ def _build(project: Path, out: Path) -> Path:
     """Build with what is installed here: a cluster may have no way to a package registry."""
     fresh = out / "build" / project.name
     fresh.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", fresh]
-    done = subprocess.run([*command, project], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check"]
+    done = subprocess.run([*command, "--outdir", str(fresh), str(project)], capture_output=True, text=True, check=False)
     built = sorted(fresh.glob("*.whl"), key=lambda path: path.stat().st_mtime)
     if done.returncode or not built:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])

@@ -95,7 +95,7 @@ def _ready(
     first = placements[0]
     if any((p.node, p.device.index, p.engine) != (first.node, first.device.index, first.engine) for p in placements):
         where = ", ".join(f"{p.node}/{p.device.name}" for p in placements)
-        raise _Scattered(f"its replicas would run on different devices ({where}); give it `node` and `device`, or fewer")
+        raise _Scattered(f"its replicas would run on different devices ({where}); name its `device`, or want fewer")
     model = registry.model(fleet.services[name].plugin)
     assignment = assign(fleet, first, registry, base=path.parent, cache=cache, logs=logs)
     live = model.options.live_names()

@@ -33,10 +33,10 @@ class Watcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def change(self, timeout: float) -> None:
-        """Return at the next change, or after `timeout` seconds."""
+    async def change(self, seconds: float) -> None:
+        """Return at the next change, or after `seconds`."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout), self._changed:
+            async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait()
 
     async def _run(self) -> None:
