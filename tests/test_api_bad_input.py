@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -122,6 +123,23 @@ async def test_a_million_characters_to_embed(path):
     async with serving(Tiny(tasks.embedding)) as address, browser() as web:
         body = {"input": "a" * 1_000_000} if path != "/" else {"text": "a" * 1_000_000}
         refused(await web.post(address + path, json=body), 400, "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages": [' + b"1," * 1_500_000 + b"1]}",
+        b'{"messages": [{"role": "user", "content": [' + b"1," * 1_500_000 + b"1]}]}",
+        b'{"stop": [' + b"1," * 1_500_000 + b"1]}",
+        b"{" + b'"a" :1,' * 400_000 + b'"b":1}',
+    ],
+    ids=["messages", "parts", "stop", "names"],
+)
+async def test_millions_of_mistakes_cost_no_more_than_one(web, body):
+    started = time.process_time()
+    reply = await web.post(CHAT, content=body, headers=TYPED)
+    refused(reply, 400, reply.json()["error"]["code"])
+    assert time.process_time() - started < 2
 
 
 async def test_an_unknown_model(web):

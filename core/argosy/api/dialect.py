@@ -86,7 +86,7 @@ class Call:
         return self.header(b"content-type").partition(b";")[0].strip().lower()
 
     async def body(self) -> bytes:
-        """Raises TooLarge beyond the service's bound, ConnectionError where the client left."""
+        """Raises TooLarge beyond the service's bound, ClientLeft where the client left."""
         return await read(self.receive, self.answerer.bounds.body)
 
     async def json(self, kind: type[B]) -> B:
@@ -121,8 +121,12 @@ class Call:
             )
 
 
+class ClientLeft(ConnectionResetError):
+    """Nobody waits for an answer any more."""
+
+
 async def read(receive: Receive, limit: int) -> bytes:
-    """The request's whole body. Raises TooLarge beyond `limit` bytes, ConnectionError where the client left."""
+    """The request's whole body. Raises TooLarge beyond `limit` bytes, ClientLeft where the client left."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         data: bytes = message.get("body", b"")  # nearly always: all at once
@@ -132,7 +136,7 @@ async def read(receive: Receive, limit: int) -> bytes:
     chunks, size = [], 0
     while True:
         if message["type"] != "http.request":
-            raise ConnectionResetError("the client left while it sent its request")
+            raise ClientLeft("the client left while it sent its request")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:

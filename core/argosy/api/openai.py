@@ -16,7 +16,7 @@ from ..errors import NotFound
 from ..tasks import EmbeddingRequest, Embeddings, Task
 from . import openai_audio, openai_chat
 from .dialect import Call, Dialect, Route
-from .reading import Body
+from .reading import Body, Items
 from .wire import Reply, reply_json
 
 Text = Annotated[str, Field(min_length=1)]
@@ -25,7 +25,7 @@ INPUTS = 2048  # OpenAI's own bound
 
 class EmbeddingBody(Body):
     model: str | None = None
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=INPUTS)]
+    input: Text | Annotated[Items[Text], Field(min_length=1, max_length=INPUTS)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
     user: str | None = Field(None, description="Ignored.")

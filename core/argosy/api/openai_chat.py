@@ -18,10 +18,10 @@ from typing_extensions import TypedDict
 from ..errors import BadRequest
 from ..tasks import ChatDelta, ChatRequest, ChatResponse, Finish, Message, Usage
 from .dialect import Call, Route, fault
-from .reading import Body
+from .reading import Body, Items
 from .wire import Reply, Stream, batches, event, reply_json
 
-Nothing = Annotated[list[Any], Field(max_length=0)] | None
+Nothing = Annotated[Items[Any], Field(max_length=0)] | None
 
 
 class Part(Body):
@@ -35,7 +35,7 @@ class Turn(Body):
     """One message. The fields that must be empty are what clients send back of an earlier answer."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | Items[Part] | None = None
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: Nothing = None
@@ -56,14 +56,14 @@ class TextFormat(Body):
 
 class ChatBody(Body):
     model: str | None = None
-    messages: list[Turn] = Field(min_length=1)
+    messages: Items[Turn] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    stop: Annotated[list[str], Field(max_length=4)] | str | None = None
+    stop: Annotated[Items[str], Field(max_length=4)] | str | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -79,7 +79,7 @@ class ChatBody(Body):
     functions: Nothing = None
     function_call: Literal["none", "auto"] | None = None
     response_format: TextFormat | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Items[Literal["text"]] | None = None
     audio: None = None
     prediction: None = None
     reasoning_effort: Literal["none"] | None = None

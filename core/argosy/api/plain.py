@@ -25,7 +25,7 @@ from ..tasks import (
 )
 from .dialect import Call, Dialect, Route
 from .openai_chat import Turn, Used, text_of, used
-from .reading import Body, Fields, parse_fields
+from .reading import Body, Fields, Items, parse_fields
 from .sound import format_of
 from .wire import JSON, Reply, Stream, reply_json
 
@@ -34,7 +34,7 @@ class Prompt(Body):
     """Either `prompt` or `messages`."""
 
     prompt: str | None = None
-    messages: list[Turn] | None = Field(None, min_length=1)
+    messages: Items[Turn] | None = Field(None, min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -123,7 +123,7 @@ class Texts(Body):
     """Either `text` or `texts`."""
 
     text: str | None = None
-    texts: list[str] | None = Field(None, min_length=1)
+    texts: Items[str] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -146,7 +146,7 @@ async def embedding(call: Call) -> Reply:
 
 class Question(Body):
     query: str
-    documents: list[str] = Field(min_length=1)
+    documents: Items[str] = Field(min_length=1)
 
 
 class Marks(TypedDict):

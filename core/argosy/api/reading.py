@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from ..errors import BadRequest
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
+
+# Ends at the first wrong item. Otherwise pydantic describes each: four megabytes of `[1,1,…]` cost gigabytes.
+Items = Annotated[list[T], Field(fail_fast=True)]
+
+KEYS = 100_000  # names in one body of our own types; each unknown one is an error that pydantic describes
+LONG = 65_536  # bytes from which on they are counted
 
 
 class Body(BaseModel):
@@ -35,6 +44,8 @@ def parse(kind: type[B], data: bytes, depth: int) -> B:
         raise BadRequest("the body is empty; wanted a JSON object", code="empty_body")
     if data.count(b"{") + data.count(b"[") > depth or b"NaN" in data or b"Infinity" in data:
         _check(data, depth)
+    if len(data) > LONG and issubclass(kind, Body) and len(re.findall(rb'"[ \t\r\n]*:', data)) > KEYS:
+        raise BadRequest(f"the JSON has more than {KEYS} names", code="too_many_names")
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
@@ -119,6 +130,4 @@ def _sentence(problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return "is required"
     message = problem["msg"].removeprefix("Value error, ")
-    found = repr(problem["input"])
-    shown = found if len(found) <= 60 else f"{found[:57]}..."
-    return f"{message[:1].lower()}{message[1:]}; found: {shown}"
+    return f"{message[:1].lower()}{message[1:]}; found: {reprlib.repr(problem['input'])}"

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from ..tasks import RerankRequest, Scores, Task
 from .dialect import Call, Dialect, Route
-from .reading import Body
+from .reading import Body, Items
 from .wire import Reply, reply_json
 
 
@@ -21,7 +21,7 @@ class Document(Body):
 class RerankBody(Body):
     model: str | None = None
     query: str = Field(min_length=1)
-    documents: Annotated[list[str | Document], Field(min_length=1, max_length=10_000)]
+    documents: Annotated[Items[str | Document], Field(min_length=1, max_length=10_000)]
     top_n: int | None = Field(None, ge=1, description="Without it all documents come back, best first")
     return_documents: bool = False
     max_tokens_per_doc: None = None

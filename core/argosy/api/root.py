@@ -64,7 +64,9 @@ def model_of(scope: Scope, body: bytes) -> str | None:
         except ValidationError as error:
             raise refused(_Named, error, body) from None
     separator = b"--" + re.escape(boundary(media))
-    field = rb'(?:[^\r\n]+\r\n)*?content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*\r\n(?:[^\r\n]+\r\n)*\r\n'
+    field = (
+        rb'(?:[^\r\n]+\r\n){0,16}?content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*\r\n(?:[^\r\n]+\r\n){0,16}\r\n'
+    )
     found = re.search(separator + rb"\r\n" + field + rb"([^\r\n]{0,256})\r\n" + separator, body, re.IGNORECASE)
     return found[1].decode("utf-8", "replace") if found else None
 
