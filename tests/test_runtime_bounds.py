@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,12 +11,14 @@ from gate import Gate, ask, gated, gated_vectors, until
 
 from argosy import Context, Model, gather, one_by_one
 from argosy.errors import DeadlineExceeded, Overloaded, RequestError
+from argosy.model import Batching
 from argosy.runtime.assignment import Bounds
+from argosy.runtime.guard import Guard
 from argosy.runtime.meter import Recorder
 from argosy.runtime.replica import Replica
-from argosy.tasks import EmbeddingRequest
+from argosy.tasks import EmbeddingRequest, Json
 from argosy.testing import running
-from argosy.testing.models import EngineBatched, Slow, Streaming, Text, Vectors
+from argosy.testing.models import EngineBatched, Mock, Slow, Streaming, Text, Vectors
 
 
 @pytest.fixture
@@ -161,6 +163,46 @@ async def test_stopping_refuses_who_waits_and_answers_who_runs(gate: Gate) -> No
         await stop
         with pytest.raises(Overloaded, match="stopped"):
             await replica.answer(Text(text="after"), Context("after"))
+
+
+async def test_a_client_that_leaves_as_its_turn_comes_gives_the_slot_back() -> None:
+    let_through = asyncio.Event()
+
+    class Waits(Mock):
+        """One at a time, when the test says so."""
+
+        name = "waits"
+        task = Json(request=Text, response=Text)
+        batching = Batching("engine", 1)
+
+        def canary(self) -> None:
+            return None
+
+        async def predict(self, batch: Sequence[Text]) -> Sequence[Text]:
+            await let_through.wait()
+            return batch
+
+    async with running(Waits) as replica:
+        first, second = ask(replica, "first"), ask(replica, "second")
+        await until(lambda: replica.status().waiting == 1)
+        let_through.set()  # the first goes on in the loop's next round, and hands its slot to the second,
+        asyncio.get_running_loop().call_soon(second.cancel)  # who leaves in the same round
+        await first
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert replica.status().running == 0
+        assert (await ask(replica, "third")).text == "third"
+
+
+async def test_a_client_that_leaves_at_its_deadline_has_left() -> None:
+    loop = asyncio.get_running_loop()
+    guard = Guard(loop, Context("x", deadline=time.monotonic() + 0.01))
+    waits = asyncio.ensure_future(guard.wait(loop.create_future()))
+    await asyncio.sleep(0)
+    loop.call_later(0.02, waits.cancel)
+    time.sleep(0.05)  # noqa: ASYNC251 - holds the loop, so that both are due in its next round
+    with pytest.raises(asyncio.CancelledError):
+        await waits
 
 
 @pytest.mark.parametrize("model", [Slow, Vectors, Streaming, EngineBatched])
