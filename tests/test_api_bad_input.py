@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from answerers import JSON, Tiny, browser, serving
 
-from argosy import tasks
-from argosy.errors import BadRequest
+from argosy import audio, tasks
+from argosy.api.sound import THREADS, Studio
+from argosy.errors import BadRequest, Overloaded
 from argosy.runtime.assignment import Bounds
 
 CHAT = "/v1/chat/completions"
@@ -225,6 +228,17 @@ async def test_a_plugins_own_type_is_checked_like_any_other():
         assert refused(await web.post(address, json={"text": []}), 400)["param"] == "text"
         reply = await web.post(address, content=b'{"text": "a", "times": NaN}', headers=TYPED)
         refused(reply, 400, "invalid_json")
+
+
+async def test_sounds_that_wait_for_a_thread_are_bounded():
+    sound = audio.encode(np.zeros(16_000 * 60, np.float32), "flac", 16_000)
+    studio = Studio(waiting=0)
+    working = [asyncio.create_task(studio.decode(sound)) for _ in range(THREADS)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await studio.decode(sound)
+    assert [len(samples) for samples in await asyncio.gather(*working)] == [16_000 * 60] * THREADS
+    assert len(await studio.decode(sound)) == 16_000 * 60
 
 
 async def test_errors_of_the_model_keep_their_code_and_its_secrets(web):
