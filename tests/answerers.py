@@ -22,6 +22,7 @@ from argosy.errors import BadRequest, ModelFailed, Overloaded
 from argosy.model import Context
 from argosy.runtime.assignment import Bounds
 from argosy.runtime.meter import Meter, Recorder
+from argosy.runtime.replica import Replica
 from argosy.runtime.state import State
 from argosy.serve.door import Door
 
@@ -152,7 +153,7 @@ def client(address: str) -> openai.AsyncOpenAI:
 
 
 @contextlib.asynccontextmanager
-async def serving(answerer: Tiny, meter: Meter | None = None, prefix: str = "/tiny") -> AsyncIterator[str]:
+async def serving(answerer: Tiny | Replica, meter: Meter | None = None, prefix: str = "/tiny") -> AsyncIterator[str]:
     """The service behind its door on a free port, mounted as Ray Serve mounts it. Gives its address with the prefix."""
     inner = Door(
         app(answerer),

@@ -21,6 +21,8 @@ from argosy.model import Context
 from argosy.runtime.assignment import Bounds
 from argosy.runtime.meter import Recorder
 from argosy.serve.door import Door
+from argosy.testing.fleet import running
+from argosy.testing.models import EngineBatched, Streaming
 
 CHAT = "/v1/chat/completions"
 
@@ -132,6 +134,25 @@ async def test_an_abandoned_request_is_given_up_within_a_second():
         await client.leave()
         await asyncio.wait_for(tiny.left.wait(), 1)
         await soon(meter, "argosy_errors_total", code="client_left")
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("model", [Streaming, EngineBatched], ids=lambda model: model.name)
+async def test_an_abandoned_chat_frees_the_slot_of_a_real_replica_within_a_second(model, stream):
+    async with running(model, options={"seconds": 0.05}) as replica, serving(replica) as address, browser() as web:
+        body = json.dumps(said("word " * 400, stream=stream)).encode()  # 20 s of words
+        client = await Socket.to(address, CHAT, body)
+        if stream:
+            await client.reader.readuntil(b'"content":"word"')
+        else:
+            await asyncio.sleep(0.3)
+        assert replica.status().running == 1
+        left = time.monotonic()
+        await client.leave()
+        reply = await web.post(address, json={"prompt": "next"})
+        assert reply.json()["text"] == "next"
+        assert replica.status().running == 0
+        assert time.monotonic() - left < 1
 
 
 async def test_an_abandoned_upload_is_counted_and_answers_nobody():
