@@ -94,7 +94,7 @@ def _samples(container: InputContainer, stream: AudioStream, rate: int, max_seco
         raise _broken("nothing in it could be decoded")
     keep(resampler.flush())
     if not sound:
-        raise BadRequest("the audio holds only a handful of samples; send at least 0.1 s", param=_PARAM, code="audio_too_short")
+        raise BadRequest("the audio is a handful of samples; send at least 0.1 s", param=_PARAM, code="audio_too_short")
     seconds = len(sound) / 4 / rate
     if declared is not None and declared > seconds + SLACK:
         raise _cut_off(declared, seconds)
@@ -207,7 +207,7 @@ def _check_wav(data: bytes) -> None:
             coding, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", data, at)
             _check_sound(rate, channels)
             plain = coding in (0x0001, 0x0003, 0xFFFE)  # PCM, float, and either with a longer header
-            if plain and block != channels * ((bits + 7) // 8):
+            if plain and (block == 0 or block != channels * ((bits + 7) // 8)):
                 raise BadRequest(
                     f"the wav header contradicts itself: {channels} channel(s) of {bits} bits cannot take {block} "
                     "bytes a sample; write the file anew", param=_PARAM, code="invalid_audio",
