@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -179,12 +181,21 @@ async def serve(app: ASGI, bound: socket.socket, beside: Callable[[], Awaitable[
     port = bound.getsockname()[1]
     say(f"answering on http://{HOST}:{port}, what it can do: http://{HOST}:{port}/docs; Ctrl-C stops it")
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    # uvicorn would raise the signal again once it is down, before the replica could end what it started.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.handle_exit, number, None)
     other = asyncio.ensure_future(beside()) if beside else None
     try:
         await server.serve(sockets=[bound])
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
         if other:
             other.cancel()
+    if other and other.done() and not other.cancelled():
+        other.result()  # what ended it, where it ended by itself
 
 
 def listening(port: int) -> socket.socket:
