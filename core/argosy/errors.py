@@ -1,16 +1,16 @@
 """Everything Argosy raises on purpose.
 
-    ArgosyError                      what was wanted, what was found, what to type next
-    ├── FleetError                   the fleet file says something that cannot be
-    ├── PluginError                  a plugin or backend is broken, missing, or made for another API
-    ├── WeightsError                 weights are missing, corrupt, refused, or too big
-    ├── PlanError                    a service fits nowhere
-    ├── ReplicaError                 a replica cannot load, prove itself, or answer its canary
-    ├── ClusterError                 Ray, a port, or control is not as it should be
-    └── RequestError                 one request is refused; every dialect gives it its own shape
-        ├── BadRequest 400           ├── TooLarge 413            ├── Overloaded 503 (+ retry_after)
-        ├── NotFound 404             ├── UnsupportedMedia 415    ├── DeadlineExceeded 504
-        ├── MethodNotAllowed 405     ├── NotAcceptable 406       └── ModelFailed 500
+ArgosyError                      what was wanted, what was found, what to type next
+├── FleetError                   the fleet file says something that cannot be
+├── PluginError                  a plugin or backend is broken, missing, or made for another API
+├── WeightsError                 weights are missing, corrupt, refused, or too big
+├── PlanError                    a service fits nowhere
+├── ReplicaError                 a replica cannot load, prove itself, or answer its canary
+├── ClusterError                 Ray, a port, or control is not as it should be
+└── RequestError                 one request is refused; every dialect gives it its own shape
+    ├── BadRequest 400           ├── TooLarge 413            ├── Overloaded 503 (+ retry_after)
+    ├── NotFound 404             ├── UnsupportedMedia 415    ├── DeadlineExceeded 504
+    ├── MethodNotAllowed 405     ├── NotAcceptable 406       └── ModelFailed 500
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Model:
     weights: ClassVar[Sequence[str]] = ()  # formats that `load` reads; empty: any
     batching: ClassVar[Batching] = one_by_one
     features: ClassVar[frozenset[str]] = frozenset()  # optional parts of the task that this model can do
-    about: Mapping[str, str] = MappingProxyType({})  # told wherever the service describes itself; `load` may set its own
+    about: Mapping[str, str] = MappingProxyType({})  # told wherever the service describes itself; `load` may set it
     needs_weights: ClassVar[bool] = True
 
     _implementations: ClassVar[dict[str, Implementation]]

@@ -95,7 +95,7 @@ def result(console: Console, status: FleetStatus, url: str, dashboard: str, path
         for name, one in status.services.items():
             if one.phase is not Phase.READY:
                 console.print(f"[red]{name}[/red] is {one.phase}: ", end="", highlight=False)
-                console.print(one.reason or one.doing, markup=False, highlight=False)
+                console.print(one.reason or one.doing, markup=False, highlight=False, soft_wrap=True)
         console.print("the other services answer; mend the file and run `argosy up` again", highlight=False)
     console.print(f"\nEvery model answers at {url}, for example:", highlight=False)
     for name, one in status.services.items():

@@ -126,8 +126,7 @@ def _apply(
             control = client.find_or_make(terms)
             client.ask(control.open.remote(), 120)
         with console.status("placing services"):
-            code = " ".join(py_modules)
-            changes = client.ask(control.apply.remote(text, str(path.resolve()), list(py_modules), code), 600)
+            changes = client.ask(control.apply.remote(text, str(path.resolve()), list(py_modules)), 600)
         terms = client.ask(control.terms.remote())
         url = f"http://{'127.0.0.1' if terms.host in ('0.0.0.0', '::') else terms.host}:{terms.port}"
         done = {name: found for name, found in changes.items() if found}

@@ -9,8 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import ray
 from ray import serve
@@ -20,7 +19,7 @@ from ray.exceptions import RayError
 from .. import registry as registries
 from ..api.service import app
 from ..errors import ArgosyError
-from ..runtime import logs
+from ..runtime import environment, logs
 from ..runtime.assignment import Assignment
 from ..runtime.replica import Replica, State
 from .door import Door
@@ -37,9 +36,9 @@ log = logging.getLogger("argosy.replica")
 class Application:
     """What Ray Serve runs: loads the planned model, answers, and tells control how it is."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        logs.setup(assignment.log_format, service=assignment.service, stream=_file(assignment))
-        self._assignment = assignment
+    def __init__(self, assignment: Assignment, digest: str) -> None:
+        logs.setup(assignment.log_format, service=assignment.service, folder=assignment.logs)
+        self._assignment, self._digest = assignment, digest
         self._meter = RayMeter(assignment.service)
         self._control: ActorHandle[Any] | None = None
         self._doing = "starting"
@@ -105,6 +104,7 @@ class Application:
     async def _tell(self) -> None:
         """One report to control. Control may be dead for a moment; the next beat finds it again."""
         report: dict[str, Any] = {"replica": self._id, "at": time.time(), "pid": os.getpid(), "doing": self._doing}
+        report["digest"] = self._digest
         report["node"] = ray.get_runtime_context().get_node_id()
         if self._started:
             status = self._replica.status()
@@ -119,20 +119,11 @@ class Application:
             self._control = None
 
 
-def _file(assignment: Assignment) -> TextIO | None:
-    """The service's log, shared by its replicas on this machine: one line is one write."""
-    if not assignment.logs:
-        return None
-    folder = Path(assignment.logs)
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / f"{assignment.service}.log").open("a", buffering=1, encoding="utf-8")
-
-
 class Ingress(Application):
     """The class that Ray Serve wraps: its constructor and destructor are coroutines there."""
 
-    async def __init__(self, assignment: Assignment) -> None:  # type: ignore[misc]
-        super().__init__(assignment)
+    async def __init__(self, assignment: Assignment, digest: str) -> None:  # type: ignore[misc]
+        super().__init__(assignment, digest)
         await self.start()
 
     async def __del__(self) -> None:
@@ -143,6 +134,7 @@ class Ingress(Application):
 def application(
     assignment: Assignment,
     *,
+    digest: str,
     replicas: int,
     selector: Mapping[str, str],
     resources: Mapping[str, float],
@@ -151,8 +143,10 @@ def application(
 ) -> serve.Application:
     """The application of one service, to be given to `serve.run` under the service's name and prefix."""
     actor: dict[str, Any] = {"num_cpus": 0, "resources": dict(resources), "label_selector": dict(selector)}
+    # Masks and thread limits stand before anything is imported; the replica sets them too, where there is no Ray.
+    actor["runtime_env"] = {"env_vars": dict(environment.variables(assignment))}
     if py_modules:
-        actor["runtime_env"] = {"py_modules": list(py_modules)}
+        actor["runtime_env"]["py_modules"] = list(py_modules)
     deployment = serve.deployment(serve.ingress()(Ingress)).options(  # type: ignore[attr-defined]
         name=assignment.service,
         num_replicas=replicas,
@@ -165,4 +159,4 @@ def application(
         graceful_shutdown_timeout_s=assignment.bounds.timeout,
         logging_config={"enable_access_log": False},
     )
-    return deployment.bind(assignment)  # type: ignore[no-any-return]
+    return deployment.bind(assignment, digest)  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ from ray.serve.exceptions import RayServeException
 
 from ..errors import ArgosyError, ClusterError
 from ..plan.place import Node
+from ..runtime import logs
 from . import deploy
 from .entry import Entry
 from .names import GATEWAY
@@ -39,6 +40,7 @@ class Control:
     """`home` is the fleet's folder on the head; `settings` are what every apply needs to know of this cluster."""
 
     def __init__(self, settings: Settings) -> None:
+        logs.setup(settings.log_format, service="control", folder=settings.logs)
         self._settings = settings
         self._store = Store(settings.store)
         self._entries: dict[str, Entry] = {}
@@ -66,7 +68,7 @@ class Control:
         """Start Ray Serve's ingress and the gateway; nothing happens where they run."""
         await asyncio.to_thread(deploy.start, self._settings)
 
-    async def apply(self, text: str, path: str, py_modules: Sequence[str], code: str) -> dict[str, list[str]]:
+    async def apply(self, text: str, path: str, py_modules: Sequence[str]) -> dict[str, list[str]]:
         """Make the fleet file true. Returns what changes: `added`, `changed`, `live`, `removed`, `kept`, `pending`.
 
         It returns once everything is under way; `watch` tells the rest. Raises FleetError, PluginError, ClusterError.
@@ -78,9 +80,9 @@ class Control:
         async with self._lock:
             self._applying = uuid.uuid4().hex[:8]
             try:
-                prepared = await self._prepare(text, path, tuple(py_modules), code)
-                changes = await self._enact(prepared, tuple(py_modules))
-                self._document = {"text": text, "path": path, "py_modules": list(py_modules), "code": code}
+                prepared = await self._prepare(text, path, tuple(py_modules))
+                changes = await self._enact(prepared)
+                self._document = {"text": text, "path": path, "py_modules": list(py_modules)}
                 self._store.put("fleet", self._document)
                 self._store.happened("apply", f"{self._applying}: {changes}")
                 return changes
@@ -121,7 +123,7 @@ class Control:
         )
 
     async def document(self) -> dict[str, Any] | None:
-        """The fleet as it was last applied: `text`, `path`, `py_modules`, `code`."""
+        """The fleet as it was last applied: `text`, `path`, `py_modules`."""
         return self._document
 
     async def history(self, last: int = 100) -> list[dict[str, Any]]:
@@ -143,11 +145,11 @@ class Control:
 
     # what it does -----------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, text: str, path: str, py_modules: tuple[str, ...], code: str) -> Prepared:
+    async def _prepare(self, text: str, path: str, py_modules: tuple[str, ...]) -> Prepared:
         self._nodes = await deploy.see_nodes(py_modules)
-        return await deploy.prepared(text, path, self._nodes, self._settings, py_modules, code)
+        return await deploy.prepared(text, path, self._nodes, self._settings, py_modules)
 
-    async def _enact(self, prepared: Prepared, py_modules: tuple[str, ...]) -> dict[str, list[str]]:
+    async def _enact(self, prepared: Prepared) -> dict[str, list[str]]:
         changes: dict[str, list[str]] = {
             name: [] for name in ("added", "changed", "live", "removed", "kept", "pending")
         }
@@ -176,7 +178,7 @@ class Control:
             self._entries[name] = Entry.of(ready, self._entries.get(name))
             fresh.append(ready)
         await self._touch()
-        await asyncio.to_thread(deploy.run, fresh, self._settings, py_modules)
+        await asyncio.to_thread(deploy.run, fresh)
         return changes
 
     async def _give_up(self, service: str, entry: Entry, reason: str) -> None:
@@ -215,16 +217,14 @@ class Control:
         """After a restart: what should run is known from the store, what does run from Ray Serve and the replicas."""
         document = self._document or {}
         async with self._lock:
-            prepared = await self._prepare(
-                document["text"], document["path"], tuple(document["py_modules"]), document["code"]
-            )
+            prepared = await self._prepare(document["text"], document["path"], tuple(document["py_modules"]))
             there = (await asyncio.to_thread(serve.status)).applications
             for name, reason in prepared.pending.items():
                 self._entries[name] = Entry.pending(name, prepared.fleet.services[name], reason)
             for name, ready in prepared.services.items():
                 self._entries[name] = Entry.of(ready, None)
             missing = [ready for name, ready in prepared.services.items() if name not in there]
-            await asyncio.to_thread(deploy.run, missing, self._settings, tuple(document["py_modules"]))
+            await asyncio.to_thread(deploy.run, missing)
             self._restored = True
         self._store.happened("control restarted", f"{len(there)} applications found, {len(missing)} started")
 

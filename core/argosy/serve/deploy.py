@@ -37,20 +37,22 @@ async def see_nodes(py_modules: tuple[str, ...]) -> tuple[Node, ...]:
 
 
 async def prepared(
-    text: str, path: str, nodes: Sequence[Node], settings: Settings, py_modules: tuple[str, ...], code: str
+    text: str, path: str, nodes: Sequence[Node], settings: Settings, py_modules: tuple[str, ...]
 ) -> Prepared:
     """Run `prepare` beside control, with the fleet's own plugins at hand. Raises what it raises."""
     task = _on(ray.get_runtime_context().get_node_id(), py_modules, _guarded)
-    result = await task.remote(text, path, list(nodes), settings.cache, settings.logs, code)
+    result = await task.remote(text, path, list(nodes), settings.cache, settings.logs, list(py_modules))
     if isinstance(result, ArgosyError):
         raise result
     return result  # type: ignore[no-any-return]
 
 
-def _guarded(text: str, path: str, nodes: list[Node], cache: str, logs: str, code: str) -> Prepared | ArgosyError:
+def _guarded(
+    text: str, path: str, nodes: list[Node], cache: str, logs: str, py_modules: list[str]
+) -> Prepared | ArgosyError:
     """An error comes back as a value: raised in a task, Ray would wrap it in its own words."""
     try:
-        return prepare.prepare(text, path, nodes, cache=cache, logs=logs, code=code)
+        return prepare.prepare(text, path, nodes, cache=cache, logs=logs, py_modules=py_modules)
     except ArgosyError as error:
         return error
 
@@ -87,7 +89,7 @@ def _applications() -> Collection[str]:
         return ()
 
 
-def run(services: Sequence[Ready], settings: Settings, py_modules: tuple[str, ...]) -> None:
+def run(services: Sequence[Ready]) -> None:
     """Deploy services side by side, each as its own application; returns when Ray Serve has taken them."""
     capacities = {node["NodeID"]: node["Resources"] for node in _alive()}
     labels = {node["NodeID"]: node.get("Labels", {}) for node in _alive()}
@@ -101,11 +103,12 @@ def run(services: Sequence[Ready], settings: Settings, py_modules: tuple[str, ..
         named = NODE_LABEL in labels.get(node.id, {})
         target = application(
             assignment,
+            digest=ready.digest,
             replicas=ready.replicas,
             selector={NODE_LABEL: node.name} if named else {ID_LABEL: node.id},
             resources={resource: round(assignment.share, 4)} if counted else {},
             live=ready.live,
-            py_modules=py_modules,
+            py_modules=ready.py_modules,
         )
         targets.append(serve.RunTarget(target=target, name=assignment.service, route_prefix=f"/{assignment.service}"))
     if targets:

@@ -37,10 +37,17 @@ class Entry:
         return entry
 
     def hear(self, report: dict[str, Any]) -> None:
-        self.reports[report["replica"]] = report
+        if not self.gone:
+            self.reports[report["replica"]] = report
 
     def give_up(self, reason: str) -> None:
         self.gone, self.reason, self.serving = True, reason, False
+        self.reports.clear()
+
+    def current(self) -> list[dict[str, Any]]:
+        """The reports of replicas that run what is planned now; others are on their way out."""
+        wanted = self.ready.digest if self.ready else ""
+        return [report for report in self.reports.values() if report["digest"] == wanted]
 
     def see(self, overview: ApplicationStatusOverview | None, now: float) -> None:
         """Take in Ray Serve's word, and forget replicas that fell silent."""
@@ -53,7 +60,7 @@ class Entry:
             self.hopeless = f"not Ready within {self.ready.start_timeout:g} s; last: {self.doing()}"
 
     def doing(self) -> str:
-        said = sorted(self.reports.values(), key=lambda report: report["at"])
+        said = sorted(self.current(), key=lambda report: report["at"])
         return said[-1]["doing"] if said else "waiting for a process"
 
     def phase(self) -> Phase:
@@ -61,7 +68,7 @@ class Entry:
             return Phase.PENDING
         if self.gone:
             return Phase.FAILED
-        states = [report["state"] for report in self.reports.values()]
+        states = [report["state"] for report in self.current()]
         working = [state for state in states if state in ("ready", "degraded")]
         if not self.serving or len(working) < self.ready.replicas:
             return Phase.READY if self.serving and working and "degraded" not in working else Phase.STARTING
@@ -72,7 +79,7 @@ class Entry:
         if self.ready is None:
             return ServiceStatus(name=self.name, phase=phase, reason=self.reason, plugin=self.plugin)
         assignment = self.ready.assignment
-        reports = list(self.reports.values())
+        reports = self.current()
         degraded = [report["reason"] for report in reports if report["state"] == "degraded"]
         about: dict[str, str] = next((report["status"]["about"] for report in reports if report["status"]), {})
         return ServiceStatus(

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -241,10 +240,7 @@ class Root:
     """What Ray Serve wraps."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
-        folder = settings.logs
-        os.makedirs(folder, exist_ok=True)
-        stream = open(os.path.join(folder, "gateway.log"), "a", buffering=1, encoding="utf-8")  # noqa: SIM115, ASYNC230
-        logs.setup(settings.log_format, service="gateway", stream=stream)
+        logs.setup(settings.log_format, service="gateway", folder=settings.logs)
         self._gateway = Gateway(settings)
         self._meter = RayMeter("gateway")
         self._flushing = asyncio.create_task(self._meter.run())

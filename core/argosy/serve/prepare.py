@@ -5,6 +5,7 @@ It runs in Ray tasks, with the plugins that this fleet brings along on their pat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ class Ready:
     start_timeout: float
     digest: str
     live: Mapping[str, Any] = field(default_factory=dict)
+    py_modules: tuple[str, ...] = ()  # the wheels that its plugin was sent along in
     why: str = ""
     estimate: int | None = None
 
@@ -54,7 +56,9 @@ def see(name: str, identity: str) -> Node:
     return Node(name=name, id=identity, devices=devices(registries.load()), cores=cores)
 
 
-def prepare(text: str, path: str, nodes: Sequence[Node], *, cache: str, logs: str, code: str) -> Prepared:
+def prepare(
+    text: str, path: str, nodes: Sequence[Node], *, cache: str, logs: str, py_modules: Sequence[str]
+) -> Prepared:
     """FleetError or PluginError for what is wrong with the file; what fits nowhere is pending, not an error."""
     here = Path(path)
     fleet = file.parse(text, here)
@@ -70,7 +74,7 @@ def prepare(text: str, path: str, nodes: Sequence[Node], *, cache: str, logs: st
         if name in pending:
             continue
         try:
-            services[name] = _ready(fleet, name, plan, nodes, registry, here, cache, logs, code)
+            services[name] = _ready(fleet, name, plan, nodes, registry, here, cache, logs, py_modules)
         except _Scattered as error:
             pending[name] = str(error)
     return Prepared(fleet=fleet, services=services, pending=pending)
@@ -89,7 +93,7 @@ def _ready(
     path: Path,
     cache: str,
     logs: str,
-    code: str,
+    py_modules: Sequence[str],
 ) -> Ready:
     placements = plan.of(name)
     first = placements[0]
@@ -99,21 +103,27 @@ def _ready(
     model = registry.model(fleet.services[name].plugin)
     assignment = assign(fleet, first, registry, base=path.parent, cache=cache, logs=logs)
     live = model.options.live_names()
+    mine, code = _code(registry, assignment.plugin, py_modules)
     return Ready(
         assignment=assignment,
         node=next(node for node in nodes if node.name == first.node),
         replicas=len(placements),
         task=model.task.name,
         start_timeout=fleet.services[name].start_timeout,
-        digest=digest(assignment, live, f"{code} {_version(registry, assignment.plugin)}"),
+        digest=digest(assignment, live, code),
+        py_modules=mine,
         live={option: value for option, value in assignment.options.items() if option in live},
         why=first.why,
         estimate=first.estimate,
     )
 
 
-def _version(registry: registries.Registry, model: str) -> str:
-    return next((f"{p.distribution} {p.version}" for p in registry.plugins if model in p.models), "")
+def _code(registry: registries.Registry, model: str, py_modules: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The wheels that a model's plugin came in, and what stands for its code: a new version restarts its services."""
+    plugin = next(plugin for plugin in registry.plugins if model in plugin.models)
+    name = re.sub(r"[-_.]+", "_", plugin.distribution).lower()
+    wheels = tuple(uri for uri in py_modules if uri.rpartition("/")[2].lower().startswith(f"{name}-"))
+    return wheels, " ".join(wheels) or f"{plugin.distribution} {plugin.version}"
 
 
 def _estimate(
