@@ -4,7 +4,8 @@ Inside Argosy sound is a mono numpy array of shape (samples,), float32 in [-1, 1
 by the first call that needs it, so that importing this package costs nothing where no audio is served.
 """
 
-from argosy.audio.decoder import ACCEPTED, MAX_SECONDS, decode
-from argosy.audio.encoder import FORMATS, PCM_RATE, Encoder, encode
+from .decoder import MAX_SECONDS, decode
+from .encoder import FORMATS, PCM_RATE, Encoder, encode
+from .refusal import ACCEPTED
 
 __all__ = ["ACCEPTED", "FORMATS", "MAX_SECONDS", "PCM_RATE", "Encoder", "decode", "encode"]

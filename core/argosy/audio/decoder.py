@@ -10,62 +10,75 @@ gives what is there; so do mp3, ogg, webm and aac, which state no length or one 
 
 from __future__ import annotations
 
+import ctypes
 import io
-import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy
 from numpy.typing import NDArray
 
-from argosy.audio.samples import Resampler, Samples, clean
-from argosy.errors import BadRequest, TooLarge, UnsupportedMedia
+from ..errors import BadRequest, TooLarge, UnsupportedMedia
+from . import refusal
+from .samples import Resampler, Samples, clean
+from .wav import is_wav, rewritten
 
 if TYPE_CHECKING:
     from av import AudioFrame, CodecContext
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-ACCEPTED = "wav, mp3, flac, ogg (Opus or Vorbis), m4a, webm, aac"
 MAX_SECONDS = 7200.0  # 461 MB of samples at 16 kHz
-RATES = range(1_000, 768_001)  # Hz. One sample of a "1 Hz" file would become 16,000
-CHANNELS = range(1, 65)
-SLACK = 0.25  # seconds that may lack: encoder delays, and recorders that count the header as sound
 PIECE = 16_384  # samples
+BLOCK = 32 << 20  # bytes: the index of an eight hour m4a
 
-_CONTAINERS = "wav,mp3,flac,ogg,mov,matroska,aac"  # ffmpeg's names: mov is m4a and mp4, matroska is webm
+_CONTAINERS = "mp3,flac,ogg,mov,matroska,aac"  # ffmpeg's names: mov is m4a and mp4, matroska is webm; wav is apart
 _CODECS = (
     "aac,alac,flac,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,amrnb,amrwb,gsm_ms,adpcm_ms,adpcm_ima_wav,"
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,"
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be"
 )
-_OPTIONS = {"format_whitelist": _CONTAINERS, "codec_whitelist": _CODECS, "protocol_whitelist": "none"}
-_PARAM = "file"
 
 
 def decode(data: bytes, *, rate: int = 16_000, max_seconds: float = MAX_SECONDS) -> Samples:
     """The sound in `data`, channels averaged, at `rate` Hz: shape (samples,), at least one sample, writable.
 
     Raises UnsupportedMedia for what is no audio in an accepted format, BadRequest for audio that is empty, broken, cut
-    off, or contradicts itself, TooLarge for more than `max_seconds`. Memory: four bytes a sample, and a megabyte or so.
+    off, or contradicts itself, TooLarge for more than `max_seconds`. Takes four bytes a sample, and a wav's size again.
     May run in several threads at once.
     """
     if not data:
-        raise BadRequest(f"the audio file is empty (0 bytes); send one of {ACCEPTED}", param=_PARAM, code="empty_audio")
-    _check_wav(data)
+        raise refusal.empty()
     import av
 
+    wav = is_wav(data)
+    file, allowed = io.BytesIO(rewritten(data) if wav else data), "wav" if wav else _CONTAINERS
+    options = {
+        "format_whitelist": allowed,
+        "codec_whitelist": _CODECS,
+        "protocol_whitelist": "none",
+        "max_streams": "16",
+    }
+    _bound_memory()
     try:
-        container = av.open(io.BytesIO(data), "r", options=_OPTIONS, metadata_errors="replace")
+        container = av.open(file, "r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         raise _unreadable(data) from error
     with container:
         stream = next(iter(container.streams.audio), None)
         if stream is None:
             found = ", ".join(sorted({other.type for other in container.streams})) or "no track at all"
-            raise UnsupportedMedia(f"the file has no audio track; found: {found}; send one of {ACCEPTED}", param=_PARAM)
+            raise refusal.unsupported(f"the file has no audio track; found: {found}")
         _check_codec(stream)
         return _samples(container, stream, rate, max_seconds)
+
+
+def _bound_memory() -> None:
+    """ffmpeg takes a file's word for how many frames to index, so that 35 kB of m4a could take gigabytes. The bound
+    is for one block of memory, wherever in this process ffmpeg takes it; setting it again changes nothing."""
+    import av._core
+
+    ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(BLOCK))
 
 
 def _samples(container: InputContainer, stream: AudioStream, rate: int, max_seconds: float) -> Samples:
@@ -74,7 +87,7 @@ def _samples(container: InputContainer, stream: AudioStream, rate: int, max_seco
     resampler: Resampler | None = None
 
     too_large = TooLarge(
-        f"the audio is longer than {max_seconds:g} s; cut it and send the parts one by one", param=_PARAM
+        f"the audio is longer than {max_seconds:g} s; cut it and send the parts one by one", param=refusal.PARAM
     )
     if declared is not None and declared > max_seconds:
         raise too_large
@@ -91,13 +104,13 @@ def _samples(container: InputContainer, stream: AudioStream, rate: int, max_seco
             resampler = Resampler(source, rate)
         keep(resampler.push(samples))
     if resampler is None:
-        raise _broken("nothing in it could be decoded")
+        raise refusal.broken("nothing in it could be decoded")
     keep(resampler.flush())
     if not sound:
-        raise BadRequest("the audio is a handful of samples; send at least 0.1 s", param=_PARAM, code="audio_too_short")
+        raise refusal.too_short()
     seconds = len(sound) / 4 / rate
-    if declared is not None and declared > seconds + SLACK:
-        raise _cut_off(declared, seconds)
+    if declared is not None and declared > seconds + refusal.SLACK:
+        raise refusal.cut_off(declared, seconds)
     return numpy.frombuffer(sound, numpy.float32)  # (samples,) float32
 
 
@@ -111,7 +124,7 @@ def _pieces(container: InputContainer, stream: AudioStream) -> Iterator[tuple[in
             yield gathered[0].sample_rate, _mono(gathered)
             gathered, samples = [], 0
         if found != kind:
-            _check_sound(*found[:2])
+            refusal.check(*found[:2])
             kind = found
         gathered.append(frame)
         samples += frame.samples
@@ -138,7 +151,7 @@ def _frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFra
         for frame in frames:
             yield from _safe(frame)
     if bad > good:
-        raise _broken(f"{bad} of its {bad + good} packets make no sense")
+        raise refusal.broken(f"{bad} of its {bad + good} packets make no sense")
 
 
 def _safe(frame: AudioFrame) -> list[AudioFrame]:
@@ -181,63 +194,11 @@ def _check_codec(stream: AudioStream) -> None:
     context: CodecContext | None = stream.codec_context  # None, against its type, where ffmpeg has no decoder
     name = "an unknown codec" if context is None else context.name
     if name not in _CODECS.split(","):
-        raise UnsupportedMedia(f"the audio is coded as {name}; send one of {ACCEPTED}", param=_PARAM)
-
-
-def _check_sound(rate: int, channels: int) -> None:
-    for name, found, allowed in (("sample rate", rate, RATES), ("number of channels", channels, CHANNELS)):
-        if found not in allowed:
-            raise BadRequest(
-                f"the audio's {name} is {found}; allowed: {allowed[0]} to {allowed[-1]}; convert it, for example with "
-                "`ffmpeg -i IN -ar 16000 -ac 1 OUT.wav`", param=_PARAM, code="invalid_audio",
-            )  # fmt: skip
-
-
-def _check_wav(data: bytes) -> None:
-    """Refuse a wav header that contradicts itself or promises more than there is: ffmpeg would make noise of it."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return
-    at, frame = 12, 0
-    for _ in range(1000):  # chunks; a hostile file could hold millions of empty ones
-        if at + 8 > len(data):
-            return  # no sound found: ffmpeg looks more thoroughly, and says so
-        kind, size = struct.unpack_from("<4sI", data, at)
-        at += 8
-        if kind == b"fmt " and size >= 16 and at + 16 <= len(data):
-            coding, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", data, at)
-            _check_sound(rate, channels)
-            plain = coding in (0x0001, 0x0003, 0xFFFE)  # PCM, float, and either with a longer header
-            if plain and (block == 0 or block != channels * ((bits + 7) // 8)):
-                raise BadRequest(
-                    f"the wav header contradicts itself: {channels} channel(s) of {bits} bits cannot take {block} "
-                    "bytes a sample; write the file anew", param=_PARAM, code="invalid_audio",
-                )  # fmt: skip
-            frame = rate * block if plain else 0  # bytes a second; a compressed wav's are a guess
-        elif kind == b"data":
-            there = len(data) - at
-            # 0, and from 2 GiB less a header on, stand for "unknown": so say arecord, sox, ffmpeg and others in a pipe
-            if frame and size < 0x7FFF_0000 and size - there > SLACK * frame:
-                raise _cut_off(size / frame, there / frame)
-            return
-        at += size + size % 2
+        raise refusal.unsupported(f"the audio is coded as {name}")
 
 
 def _unreadable(data: bytes) -> BadRequest | UnsupportedMedia:
     known = data.startswith((b"RIFF", b"ID3", b"fLaC", b"OggS", b"\x1a\x45\xdf\xa3")) or data[4:8] == b"ftyp"
-    if known and (data[:4] != b"RIFF" or data[8:12] == b"WAVE"):  # avi and webp are RIFF too
-        return _broken("its beginning is right, and the rest is missing or unreadable")
-    return UnsupportedMedia(f"the file is no audio in an accepted format; send one of {ACCEPTED}", param=_PARAM)
-
-
-def _broken(why: str) -> BadRequest:
-    return BadRequest(
-        f"the audio file is broken or cut off: {why}; upload it again, or check that a player plays it",
-        param=_PARAM, code="invalid_audio",
-    )  # fmt: skip
-
-
-def _cut_off(declared: float, found: float) -> BadRequest:
-    return BadRequest(
-        f"the audio file is cut off: it says {declared:.1f} s, {found:.1f} s are there; upload it again whole, or if "
-        "this is all there is, mend its header with `ffmpeg -i IN -c copy OUT`", param=_PARAM, code="truncated_audio",
-    )  # fmt: skip
+    if known and (data[:4] != b"RIFF" or data[8:12] in (b"", b"WAVE")):  # avi and webp are RIFF too
+        return refusal.broken("its beginning is right, and the rest is missing or unreadable")
+    return refusal.unsupported("the file is no audio in an accepted format")

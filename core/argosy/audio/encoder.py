@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy
 from numpy.typing import NDArray
 
-from argosy.audio.samples import Resampler, Samples, clean, frame
-from argosy.errors import BadRequest
+from ..errors import BadRequest
+from .samples import Resampler, Samples, clean, frames
 
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
@@ -153,10 +153,9 @@ class _Muxed:
             self._stream.bit_rate = recipe.bit_rate
 
     def write(self, samples: Samples) -> None:
-        if not len(samples):
-            return
-        for packet in self._stream.encode(frame(samples, self._rate, self._written)):
-            self._container.mux(packet)
+        for frame in frames(samples, self._rate, self._written):
+            for packet in self._stream.encode(frame):
+                self._container.mux(packet)
         self._written += len(samples)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from av import AudioFrame
 
 Samples = NDArray[numpy.float32]
+LONGEST = 65_536  # samples in one frame
 
 
 def clean(samples: NDArray[numpy.floating]) -> Samples:
@@ -21,13 +23,15 @@ def clean(samples: NDArray[numpy.floating]) -> Samples:
     return cleaned
 
 
-def frame(samples: Samples, rate: int, start: int = 0) -> AudioFrame:
-    """PyAV's form of mono samples. `start` is the position of the first one in its stream."""
+def frames(samples: Samples, rate: int, start: int) -> Iterator[AudioFrame]:
+    """PyAV's form of mono samples, none too long for one block of memory. `start`: where in their stream they begin."""
     import av
 
-    made = av.AudioFrame.from_ndarray(numpy.ascontiguousarray(samples)[numpy.newaxis], format="flt", layout="mono")
-    made.sample_rate, made.pts, made.time_base = rate, start, Fraction(1, rate)
-    return made
+    for at in range(0, len(samples), LONGEST):
+        piece = numpy.ascontiguousarray(samples[at : at + LONGEST])
+        frame = av.AudioFrame.from_ndarray(piece[numpy.newaxis], format="flt", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, start + at, Fraction(1, rate)
+        yield frame
 
 
 class Resampler:
@@ -41,9 +45,9 @@ class Resampler:
 
     def push(self, samples: Samples) -> Samples:
         """What can be given out now, possibly nothing: the filter keeps the last few milliseconds back."""
-        if self._swr is None or not len(samples):
+        if self._swr is None:
             return samples
-        made = self._swr.resample(frame(samples, self.source, self._pushed))
+        made = [out for frame in frames(samples, self.source, self._pushed) for out in self._swr.resample(frame)]
         self._pushed += len(samples)
         return _joined(made)
 
@@ -54,7 +58,7 @@ class Resampler:
         return _joined(self._swr.resample(None))
 
 
-def _joined(frames: list[AudioFrame]) -> Samples:
-    if not frames:
+def _joined(made: list[AudioFrame]) -> Samples:
+    if not made:
         return numpy.zeros(0, numpy.float32)
-    return clean(numpy.concatenate([made.to_ndarray().ravel() for made in frames]))
+    return clean(numpy.concatenate([frame.to_ndarray().ravel() for frame in made]))
