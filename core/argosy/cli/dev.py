@@ -69,7 +69,7 @@ class _Session:
         """Build a replica from the file as it is now, and let it answer from then on."""
         try:
             registry, models = project.loaded([(self._name, project.module(self._module))], self._module)
-            one = run_one.wanted(registry, self._chosen(models), self._file)
+            one = run_one.wanted(registry, self._service or run_one.chosen(models, self._file), self._file)
             run_one.logged(one, self._settings)
             fresh = await run_one.start(one, registry, self._settings, run_one.say)
         except ArgosyError as error:
@@ -84,20 +84,6 @@ class _Session:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
         return True
-
-    def _chosen(self, models: list[str]) -> str:
-        """The service of the fleet file that runs this module's model; without a file, the model."""
-        if self._service or self._file is None:
-            return self._service or models[0]
-        from ..fleet.file import read
-
-        fleet = read(self._file)
-        found = [name for name, service in fleet.services.items() if service.plugin in models]
-        if not found:
-            raise ArgosyError(
-                f"a service of {self._file} with plugin: {' or '.join(models)}", ", ".join(fleet.services)
-            )
-        return found[0]
 
     @property
     def _name(self) -> str:

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from ..registry import Registry
 
 
+def is_path(target: str) -> bool:
+    """Whether a folder or a file is meant, and not a name."""
+    return target.endswith(".py") or "/" in target or Path(target).is_dir()
+
+
 def find(target: str) -> tuple[Registry, list[str]]:
     """The registry, and the names of the models that `target` means: an installed model, a project's folder or a
     module's file. PluginError that says what is missing or broken."""
     from ..registry import load
 
     path = Path(target)
-    if not (path.is_dir() or path.suffix == ".py" or "/" in target):
+    if not is_path(target):
         registry = load()
         registry.model(target)
         return registry, [target]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PORT = 8001  # beside a fleet's own 8000
-FILE = typer.Option(None, "-f", "--file", help="The fleet file that has the service; without it SERVICE is a plugin.")
+FILE = typer.Option(None, "-f", "--file", help="The fleet file that has the service.")
 PORT_OPTION = typer.Option(PORT, "--port", min=0, max=65535, help="On loopback; 0 takes a free one.")
 
 Tell = Callable[[str], None]
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run_one(
-    service: str = typer.Argument(help="A service of the fleet file, or an installed plugin's model."),
+    service: str = typer.Argument(help="A service of the fleet file; without one, what `argosy check` takes."),
     file: Path | None = FILE,
     port: int = PORT_OPTION,
     once: str | None = typer.Option(None, "--once", metavar="JSON", help="Answer this one request, print it, end."),
@@ -43,8 +43,14 @@ def run_one(
     """Run one replica without Ray, on this machine alone; it works under a debugger."""
     from ..registry import load
     from ..settings import Settings
+    from . import project
 
-    registry, settings = load(), Settings.read()
+    settings = Settings.read()
+    if file is None or project.is_path(service):
+        registry, models = project.find(service)
+        service = chosen(models, file)
+    else:
+        registry = load()
     one = wanted(registry, service, file)
     logged(one, settings)
     if once is not None:
@@ -99,6 +105,19 @@ def wanted(registry: Registry, service: str, file: Path | None) -> One:
                 f"weights for {service}", "none are installed", f"argosy run-one {service} -f FILE, which names them"
             )
     return One(Fleet.model_validate({"version": 1, "services": {service: said}}), service, Path())
+
+
+def chosen(models: list[str], file: Path | None) -> str:
+    """The service of the fleet file that runs one of these models; without a file, the first model."""
+    from ..fleet.file import read
+
+    if file is None:
+        return models[0]
+    services = read(file).services
+    for name, service in services.items():
+        if service.plugin in models:
+            return name
+    raise ArgosyError(f"a service of {file} with plugin: {' or '.join(models)}", f"services {', '.join(services)}")
 
 
 def logged(one: One, settings: Settings) -> None:
@@ -178,14 +197,14 @@ async def serve(app: ASGI, bound: socket.socket, beside: Callable[[], Awaitable[
     """Answer until Ctrl-C or SIGTERM; `beside` runs on the same loop meanwhile."""
     import uvicorn
 
-    port = bound.getsockname()[1]
-    say(f"answering on http://{HOST}:{port}, what it can do: http://{HOST}:{port}/docs; Ctrl-C stops it")
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", interface="asgi3"))
     # uvicorn would raise the signal again once it is down, before the replica could end what it started.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.handle_exit, number, None)
+    url = f"http://{HOST}:{bound.getsockname()[1]}"
+    say(f"answering on {url}, what it can do: {url}/docs; Ctrl-C stops it")
     other = asyncio.ensure_future(beside()) if beside else None
     try:
         await server.serve(sockets=[bound])
