@@ -6,12 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 import typer
 from conftest import ROOT, Running
@@ -19,23 +17,19 @@ from test_rooms import LEVELS
 
 from argosy import registry
 from argosy.fleet import file
-from argosy.fleet.schema import Fleet, Service, Variant
+from argosy.fleet.schema import Service
 from argosy.runtime.meter import METRICS
-from argosy.serve.home import Home
 from argosy.serve.status import Phase
 from argosy.settings import PREFIX, Settings
 
 README = ROOT / "README.md"
-ARCHITECTURE, FLEET_FILE, METRICS_PAGE, RUNNING = (
-    ROOT / f"docs/{name}.md" for name in ("architecture", "fleet-file", "metrics", "running")
-)
+ARCHITECTURE, METRICS_PAGE, RUNNING = (ROOT / f"docs/{name}.md" for name in ("architecture", "metrics", "running"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 QUIETLY = "curl --noproxy '*' --fail-with-body --silent --show-error --max-time 120 "
 NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
 README_PORT = "http://127.0.0.1:8000"
-SCRAPE_SECONDS = 60  # for figures to pass through Ray's agent
 
 
 @dataclass(frozen=True)
@@ -191,39 +185,9 @@ def test_the_metrics_page_is_made_from_the_code() -> None:
     assert listed == known
 
 
-@pytest.mark.fleet
-def test_a_running_fleet_exports_exactly_the_metrics_of_the_page(fleet: Running, client: httpx.Client) -> None:
-    client.post("/llm", json={"prompt": "Hi", "max_tokens": 4}).raise_for_status()
-    client.post("/tts", json={"text": "Hi."}).raise_for_status()
-    client.post("/echo", json={"text": "hi"}).raise_for_status()
-    assert client.post("/echo", json={"text": 1}).status_code == 400
-    home = Home.of(Path(fleet.environment["ARGOSY_STATE"]), fleet.name)
-    cluster = home.cluster()
-    assert cluster is not None
-    page = {cells[0].strip("`") for cells in rows(METRICS_PAGE, "metric")}
-    found: set[str] = set()
-    deadline = time.monotonic() + SCRAPE_SECONDS
-    while found != page and time.monotonic() < deadline:
-        text = httpx.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=10, trust_env=False).text
-        found = set(re.findall(r"^# TYPE ray_(argosy_\w+) ", text, re.MULTILINE))
-        time.sleep(0.5)
-    assert found == page
-    assert (Path(cluster.temp) / "prom_metrics_service_discovery.json").is_file()
-
-
 def test_the_rooms_of_the_architecture_are_those_that_the_tests_enforce() -> None:
     (fence,) = [fence for fence in fences(ARCHITECTURE) if fence.language == "levels"]
     assert [tuple(line.split()) for line in fence.text.splitlines()] == [tuple(level) for level in LEVELS]
-
-
-def test_the_page_of_the_fleet_file_has_exactly_its_fields() -> None:
-    own = [name for name in Service.model_fields if name not in Variant.model_fields]
-    for heading, known in (
-        ("fleet", list(Fleet.model_fields)),
-        ("service", own),
-        ("variant", list(Variant.model_fields)),
-    ):
-        assert sorted(cells[0].strip("`") for cells in rows(FLEET_FILE, heading)) == sorted(known)
 
 
 def test_bounds_are_what_the_architecture_says() -> None:
