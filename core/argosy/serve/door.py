@@ -182,9 +182,8 @@ class _Visit:
             self._listener = self._loop.create_task(self._until_left())
 
     async def _until_left(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._ended:  # servers say so after a whole reply, too
+        message = await self._receive()  # after the body a server has nothing else to say
+        if message["type"] == "http.disconnect" and not self._ended:  # it says so after a whole reply, too
             self.left = True
             self._cancel()
 
