@@ -149,7 +149,7 @@ async def test_an_abandoned_chat_frees_the_slot_of_a_real_replica_within_a_secon
         assert replica.status().running == 1
         left = time.monotonic()
         await client.leave()
-        while replica.status().running:  # noqa: ASYNC110 - a thread frees it, and has no event for it
+        while replica.status().running:
             await asyncio.sleep(0.01)
             assert time.monotonic() - left < 1
         assert (await web.post(address, json={"prompt": "next"})).json()["text"] == "next"
