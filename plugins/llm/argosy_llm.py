@@ -1,1 +1,304 @@
 """Chat with language models, as an Argosy plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+import argosy
+from argosy import tasks
+from argosy.errors import ModelFailed
+
+if TYPE_CHECKING:
+    from argosy.engines import OpenvinoGenai
+    from argosy.fleet.weights import Weights
+
+log = logging.getLogger(__name__)
+
+CHARACTERS = 64  # per token of `max_model_len`: a longer text is refused before it is tokenised
+WINDOW = 24  # tokens that are decoded together; the cost of a step grows with it
+CONTEXT = 6  # of them that stay when it is cut: a character has at most four tokens
+PAUSE = 0.05  # seconds that a step waits at most for a busy event loop
+
+
+class Options(argosy.Options):
+    """max_model_len: tokens of one request, its answer included
+    cache_gib: GiB for the tokens of all running requests; taken as they come
+    temperature, top_p, max_tokens: for requests that do not say"""
+
+    max_model_len: int = Field(4096, ge=64)
+    cache_gib: int = Field(1, ge=1)
+    temperature: float = argosy.live(0.7, ge=0, le=2)
+    top_p: float = argosy.live(0.95, gt=0, le=1)
+    max_tokens: int = argosy.live(512, ge=1)
+
+
+class Chat(argosy.Model):
+    name = "llm"
+    task = tasks.chat
+    options = Options
+    batching = argosy.engine_batches
+    features = frozenset({"seed", "presence_penalty", "frequency_penalty", "ignore_eos"})
+
+    config: Options
+
+
+@Chat.on("openvino_genai", weights=("openvino", "gguf"))
+class OnOpenvino(Chat):
+    """Continuous batching; template and tokenizer come out of the weights.
+
+    Answers depend a little on what else is in the batch: the engine rounds differently for one row and for many.
+    Where the same question has to get the same answer in any company, at half the speed, give the engine options
+    DYNAMIC_QUANTIZATION_GROUP_SIZE: 0, INFERENCE_PRECISION_HINT: f32 and KV_CACHE_PRECISION: f16.
+    """
+
+    @classmethod
+    def memory(cls, weights: Weights, options: argosy.Options, offer: argosy.Offer) -> int | None:
+        """Weights and their reordered copy, the cache, and a quarter GiB for what is computed in between."""
+        assert isinstance(options, Options)
+        return 2 * weights.bytes + options.cache_gib * 1024**3 + 1024**3 // 4
+
+    def load(self, weights: Weights, engine: OpenvinoGenai, device: argosy.Device) -> None:
+        import openvino_genai
+
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.cache_size = self.config.cache_gib
+        model = weights.path if "openvino" in weights.formats else weights.one(".gguf")
+        pipeline = openvino_genai.ContinuousBatchingPipeline(model, scheduler, engine.device, engine.settings())
+        self.tokenizer = pipeline.get_tokenizer()
+        self.stepper = _Stepper(pipeline, self.tokenizer)
+        self.about = {"max_model_len": f"{self.config.max_model_len} tokens, question and answer"}
+
+    async def generate(self, request: tasks.ChatRequest, ctx: argosy.Context) -> AsyncIterator[tasks.ChatDelta]:
+        prompt = self._prompt(request)
+        room = self.config.max_model_len - prompt.get_size()
+        stream = _Stream(prompt, self._sampling(request, room), request.stop)
+        self.stepper.add(stream)
+        try:
+            delta = tasks.ChatDelta()
+            while delta.finish is None:
+                delta = await stream.get()
+                yield delta
+        finally:
+            stream.left = True  # its slot is free before the next step
+
+    def _prompt(self, request: tasks.ChatRequest) -> Any:
+        """(1, tokens) int64. BadRequest where the answer would have no room, or the template wants other roles."""
+        import openvino
+
+        limit = self.config.max_model_len
+        roles = {"developer": "system"}
+        turns = [{"role": roles.get(turn.role, turn.role), "content": turn.content} for turn in request.messages]
+        if (length := sum(len(turn["content"]) for turn in turns)) > limit * CHARACTERS:
+            raise argosy.BadRequest(
+                f"the messages hold {length} characters; this model reads {limit} tokens", param="messages"
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(turns, True)
+        except RuntimeError as error:  # whatever the model's own template refuses
+            reason = str(error).strip().splitlines()[-1]
+            raise argosy.BadRequest(
+                f"the model's chat template refuses these messages: {reason}", param="messages"
+            ) from error
+        ids = self.tokenizer.encode(text, add_special_tokens=False).input_ids
+        if ids.get_size() >= limit:
+            raise argosy.BadRequest(
+                f"the messages are {ids.get_size()} tokens; this model reads {limit}, its answer included",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return openvino.Tensor(ids.data.copy())
+
+    def _sampling(self, request: tasks.ChatRequest, room: int) -> Any:
+        import openvino_genai
+
+        wanted = request.max_tokens if request.max_tokens is not None else self.config.max_tokens
+        config = openvino_genai.GenerationConfig(
+            max_new_tokens=min(wanted, room), ignore_eos=request.ignore_eos, apply_chat_template=False
+        )
+        config.set_eos_token_id(self.tokenizer.get_eos_token_id())
+        temperature = request.temperature if request.temperature is not None else self.config.temperature
+        if temperature > 0:
+            config.do_sample = True
+            config.temperature = temperature
+            config.top_p = request.top_p if request.top_p is not None else self.config.top_p
+            config.rng_seed = request.seed if request.seed is not None else secrets.randbits(32)
+        config.presence_penalty = request.presence_penalty or 0.0
+        config.frequency_penalty = request.frequency_penalty or 0.0
+        return config
+
+    def close(self) -> None:
+        self.stepper.close()
+
+
+class _Stream:
+    """One running request: tokens come in from the stepper's thread, deltas go out on the event loop."""
+
+    def __init__(self, prompt: Any, config: Any, stop: Sequence[str]) -> None:
+        self.prompt, self.config = prompt, config
+        self.left = False
+        self.handle: Any = None
+        self.loop = asyncio.get_running_loop()
+        self._deltas: asyncio.Queue[tasks.ChatDelta | argosy.RequestError] = asyncio.Queue()
+        self._stop = [text for text in stop if text]
+        self.window: list[int] = []  # tokens
+        self._shown = 0  # characters of the window's text that were taken
+        self._held = ""  # text that may be the start of a stop string
+        self._count = self._told = 0  # tokens, generated and told
+
+    def put(self, delta: tasks.ChatDelta | argosy.RequestError) -> None:
+        self._deltas.put_nowait(delta)
+
+    async def get(self) -> tasks.ChatDelta:
+        delta = await self._deltas.get()
+        if isinstance(delta, argosy.RequestError):
+            raise delta
+        return delta
+
+    def read(self) -> tuple[bool, tasks.Finish | None]:
+        """Move the engine's new tokens to the window: whether there were any, and whether they were the last."""
+        import openvino_genai
+
+        reasons = openvino_genai.GenerationFinishReason
+        before = self._count
+        finish: tasks.Finish | None = None
+        while self.handle.can_read():
+            for output in self.handle.read().values():
+                self.window += output.generated_ids
+                self._count += len(output.generated_ids)
+                if output.finish_reason != reasons.NONE:
+                    finish = "length" if output.finish_reason == reasons.LENGTH else "stop"
+        return self._count > before, finish
+
+    def take(
+        self, text: str, finish: tasks.Finish | None, decode: Callable[[list[int]], str]
+    ) -> tasks.ChatDelta | None:
+        """The next delta, given the text of the whole window. None while a character or a stop string is half here."""
+        if text.endswith("\ufffd") and not finish and len(self.window) < 2 * WINDOW:
+            return None
+        new, self._shown = self._held + text[self._shown :], len(text)
+        if len(self.window) > WINDOW:
+            del self.window[:-CONTEXT]
+            self._shown = len(decode(self.window))
+        if ends := [place for stop in self._stop if (place := new.find(stop)) >= 0]:
+            new, finish = new[: min(ends)], "stop"
+        keep = 0 if finish else max((_overlap(new, stop) for stop in self._stop), default=0)
+        new, self._held = new[: len(new) - keep], new[len(new) - keep :]
+        if not new and not finish:
+            return None
+        tokens, self._told = self._count - self._told, self._count
+        usage = tasks.Usage(self.prompt.get_size(), self._count) if finish else None
+        return tasks.ChatDelta(new, finish, usage, tokens)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many of the last characters of `text` are the first of `stop`."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+class _Stepper:
+    """The one thread that drives the pipeline: hands over what arrived, steps, and wakes the event loop once a step."""
+
+    def __init__(self, pipeline: Any, tokenizer: Any) -> None:
+        self._pipeline, self._tokenizer = pipeline, tokenizer
+        self._arrived: queue.SimpleQueue[_Stream | None] = queue.SimpleQueue()
+        self._running: list[_Stream] = []
+        self._number = 0
+        self._thread = threading.Thread(target=self._run, name="argosy-llm-steps", daemon=True)
+        self._thread.start()
+
+    def add(self, stream: _Stream) -> None:
+        self._arrived.put(stream)
+
+    def close(self) -> None:
+        self._arrived.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._admit(wait=not self._running and not self._pipeline.has_non_finished_requests()):
+            for stream in self._running:
+                if stream.left:
+                    stream.handle.cancel()
+            self._running = [stream for stream in self._running if not stream.left]
+            try:
+                self._pipeline.step()  # with the interpreter locked: the event loop runs between steps
+                news = self._read()
+            except RuntimeError:
+                log.exception("the engine failed; %d running requests end", len(self._running))
+                news = [(stream, ModelFailed("the engine failed while it answered")) for stream in self._running]
+            for stream, delta in news:
+                if isinstance(delta, argosy.RequestError) or delta.finish:
+                    stream.handle.cancel()  # a stop string is ours to see, so the engine may not know yet
+                    self._running.remove(stream)
+            self._deliver(news)
+        for stream in self._running:
+            stream.handle.cancel()
+
+    def _admit(self, wait: bool) -> bool:
+        """Hand over what arrived, first waiting for something where there is nothing to do. False: it is over."""
+        while wait or not self._arrived.empty():
+            stream = self._arrived.get()
+            if stream is None:
+                return False
+            wait = False
+            if stream.left:
+                continue
+            self._number += 1
+            try:
+                stream.handle = self._pipeline.add_request(self._number, stream.prompt, stream.config)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                self._deliver([(stream, argosy.BadRequest(f"the engine refuses this request: {reason}"))])
+            else:
+                self._running.append(stream)
+        return True
+
+    def _read(self) -> list[tuple[_Stream, tasks.ChatDelta | argosy.RequestError]]:
+        """What the step brought, decoded for all requests at once."""
+        import openvino_genai
+
+        found: list[tuple[_Stream, tasks.Finish | None]] = []
+        news: list[tuple[_Stream, tasks.ChatDelta | argosy.RequestError]] = []
+        for stream in self._running:
+            fresh, finish = stream.read()
+            if fresh or finish:
+                found.append((stream, finish))
+            elif stream.handle.get_status() != openvino_genai.GenerationStatus.RUNNING:
+                news.append((stream, ModelFailed("the cache has no room for this request: cache_gib is too small")))
+        if found:
+            texts = self._tokenizer.decode([stream.window for stream, _ in found])
+            for (stream, finish), text in zip(found, texts, strict=True):
+                if delta := stream.take(text, finish, self._tokenizer.decode):
+                    news.append((stream, delta))
+        return news
+
+    def _deliver(self, news: Sequence[tuple[_Stream, tasks.ChatDelta | argosy.RequestError]]) -> None:
+        """Wake the event loop once for all, and leave it the interpreter until it has seen this."""
+
+        def put() -> None:
+            for stream, delta in news:
+                stream.put(delta)
+            seen.set()
+
+        if not news:
+            return
+        seen = threading.Event()
+        try:
+            news[0][0].loop.call_soon_threadsafe(put)
+        except RuntimeError:  # the loop is closed, and with it every client is gone
+            for stream, _ in news:
+                stream.left = True
+        else:
+            seen.wait(PAUSE)
+
+
+@argosy.hookimpl
+def argosy_models() -> Sequence[type[argosy.Model]]:
+    return [Chat]
