@@ -385,3 +385,17 @@ def test_a_replica_lives_on_uvloop_too() -> None:
             await asyncio.gather(*(other.answer(Text(text="x"), Context("x")) for _ in range(1000)))
 
     uvloop.run(main())
+
+
+async def test_what_load_says_of_the_model_is_what_the_replica_is_about() -> None:
+    class Told(Slow):
+        """Says of itself what only its weights could tell."""
+
+        name = "told"
+
+        def load(self, weights: Any, engine: Any, device: Any) -> None:
+            self.about = {"dimensions": "384"}
+
+    async with running(Told) as replica:
+        assert replica.about == {"dimensions": "384"}
+        assert replica.status().about == {"dimensions": "384"}

@@ -185,6 +185,7 @@ class Replica:
                 f"argosy logs {self.service}, or argosy run-one {self.service} to see it alone",
             ) from error
         self._instance = instance
+        self.about = instance.about
         self._runner = runner(instance, self.task, self.bounds.queue, self._worker, self._meter)
 
     async def _prove(self, before: memory.Taken) -> Proof:

@@ -12,8 +12,9 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayError
@@ -34,6 +35,7 @@ LOOK_SECONDS = 0.5  # between two looks at Ray Serve while a service is not Read
 REST_SECONDS = 2.0  # while all are
 
 log = logging.getLogger("argosy.control")
+T = TypeVar("T")
 
 
 class Control:
@@ -47,6 +49,8 @@ class Control:
         self._nodes: tuple[Node, ...] = ()
         self._version = 0
         self._changed = asyncio.Condition()
+        # Ray Serve's client is not made for several threads (building two deployments at once fails): one line for all.
+        self._line = ThreadPoolExecutor(1, "serve")
         self._applying = ""
         self._lock = asyncio.Lock()
         self._last: object = None
@@ -66,7 +70,7 @@ class Control:
 
     async def open(self) -> None:
         """Start Ray Serve's ingress and the gateway; nothing happens where they run."""
-        await asyncio.to_thread(deploy.start, self._settings)
+        await self._serve(deploy.start, self._settings)
 
     async def apply(self, text: str, path: str, py_modules: Sequence[str]) -> dict[str, list[str]]:
         """Make the fleet file true. Returns what changes: `added`, `changed`, `live`, `removed`, `kept`, `pending`.
@@ -139,9 +143,12 @@ class Control:
         names = [*self._entries, GATEWAY]
         self._entries.clear()
         await self._touch()
-        await asyncio.gather(*(asyncio.to_thread(serve.delete, name) for name in names))
+        await asyncio.gather(*(self._serve(serve.delete, name) for name in names))
         self._store.happened("down", ", ".join(names))
         self._store.close()
+
+    async def _serve(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._line, call, *arguments)
 
     # what it does -----------------------------------------------------------------------------------------------------
 
@@ -157,12 +164,12 @@ class Control:
         for name in [name for name in self._entries if name not in prepared.fleet.services]:
             changes["removed"].append(name)
             del self._entries[name]
-            await asyncio.to_thread(serve.delete, name)
+            await self._serve(serve.delete, name)
         for name, reason in prepared.pending.items():
             changes["pending"].append(name)
             old = self._entries.get(name)
             if old is not None and old.ready is not None and not old.gone:
-                await asyncio.to_thread(serve.delete, name)
+                await self._serve(serve.delete, name)
             self._entries[name] = Entry.pending(name, prepared.fleet.services[name], reason)
         for name, ready in prepared.services.items():
             old = self._entries.get(name)
@@ -178,7 +185,7 @@ class Control:
             self._entries[name] = Entry.of(ready, self._entries.get(name))
             fresh.append(ready)
         await self._touch()
-        await asyncio.to_thread(deploy.run, fresh)
+        await self._serve(deploy.run, fresh)
         return changes
 
     async def _give_up(self, service: str, entry: Entry, reason: str) -> None:
@@ -186,7 +193,7 @@ class Control:
         entry.give_up(reason)
         self._store.happened("failed", reason, service)
         log.error("%s failed: %s", service, reason)
-        await asyncio.to_thread(serve.delete, service, False)
+        await self._serve(serve.delete, service, False)
 
     def _remember(self, entry: Entry, status: Mapping[str, Any]) -> None:
         """The ledger: what the replica holds, whenever its high-water mark moved."""
@@ -202,7 +209,7 @@ class Control:
             try:
                 if not self._restored:
                     await self._restore()
-                statuses = (await asyncio.to_thread(serve.status)).applications
+                statuses = (await self._serve(serve.status)).applications
             except (RayError, RayServeException, ArgosyError) as error:
                 log.warning("looking again: %s", error)
             else:
@@ -218,13 +225,13 @@ class Control:
         document = self._document or {}
         async with self._lock:
             prepared = await self._prepare(document["text"], document["path"], tuple(document["py_modules"]))
-            there = (await asyncio.to_thread(serve.status)).applications
+            there = (await self._serve(serve.status)).applications
             for name, reason in prepared.pending.items():
                 self._entries[name] = Entry.pending(name, prepared.fleet.services[name], reason)
             for name, ready in prepared.services.items():
                 self._entries[name] = Entry.of(ready, None)
             missing = [ready for name, ready in prepared.services.items() if name not in there]
-            await asyncio.to_thread(deploy.run, missing)
+            await self._serve(deploy.run, missing)
             self._restored = True
         self._store.happened("control restarted", f"{len(there)} applications found, {len(missing)} started")
 
