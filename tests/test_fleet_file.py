@@ -297,3 +297,21 @@ def test_the_default_fleet_is_valid_and_leaves_room():
     assert list(fleet.services) == ["llm", "whisper", "tts", "embeddings", "reranker"]
     assert sum(service.share or 0 for service in fleet.services.values()) <= 1
     check(fleet, load(), file)
+
+
+@pytest.mark.parametrize(("gib", "cores"), [(3, 1), (22, 2), (60, 16)])
+def test_the_default_fleet_has_a_place_for_every_service_on_machines_small_and_large(gib, cores, tmp_path):
+    from argosy.backend import Device
+    from argosy.cli import here
+    from argosy.plan.place import Node
+    from argosy.settings import Settings
+
+    file = ROOT / "examples/default/fleet.yaml"
+    cpu = Device(backend="cpu", name="c", architecture="x86-64", memory_bytes=gib * 2**30, cores=cores)
+    machine = Node(name="small", devices=(cpu,), cores=cores)
+    settings = Settings.read({"HOME": str(tmp_path)})
+    plan = here.plan(read(file), load(), machine, file.parent, settings)
+    assert plan.pending == {}
+    engines = {placement.service: placement.engine.name for placement in plan.placements}
+    assert engines["llm"] == "openvino_genai"
+    assert max(placement.cores for placement in plan.placements) <= max(cores, 2)

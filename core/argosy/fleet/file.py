@@ -93,9 +93,9 @@ def check(fleet: Fleet, registry: Registry, path: Path, missing: frozenset[str] 
                 except ValidationError as error:
                     for item in error.errors():
                         loc = tuple(part for part in item["loc"])
-                        allowed = ", ".join(model.options.model_fields) or "no options at all"
+                        options = ", ".join(model.options.model_fields) or "no options at all"
                         wanted = (
-                            f"{service.plugin} knows {allowed}" if item["type"] == "extra_forbidden" else item["msg"]
+                            f"{service.plugin} knows {options}" if item["type"] == "extra_forbidden" else item["msg"]
                         )
                         say((*where, "options", *loc), item["input"], wanted)
         if model.needs_weights and not all(way.model for way in service.ways()):
