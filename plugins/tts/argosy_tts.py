@@ -1,94 +1,112 @@
-"""Text to speech, as an Argosy plugin."""
+"""Speech with Piper voices, as an Argosy plugin."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 import argosy
 from argosy import tasks
+from argosy.errors import WeightsError
 
 if TYPE_CHECKING:
     from argosy.engines import Onnxruntime
     from argosy.fleet.weights import Weights
 
-PIECE = 400  # characters that are spoken at once: first sound comes early, and memory stays bounded
-ENDS = re.compile(r"(?<=[.!?;:])\s+|\n+")
+BLOCK = 400  # characters that are spoken at once: the graph's memory grows with the square of a sentence
+ENDS = (r"[.!?…。！？]+[\"'”’)\]]*\s+|\n", r"[,;:–—、，；：]\s*", r"\s+")  # where a text is best cut, best first
 
 
 class Options(argosy.Options):
-    """max_characters: of one request; what is longer is refused"""
+    """max_characters: a longer text is refused; 20,000 characters are some twenty minutes of speech"""
 
-    max_characters: int = Field(20_000, ge=1)
+    max_characters: int = argosy.live(20_000, ge=1)
 
 
 class Speech(argosy.Model):
     name = "tts"
     task = tasks.speech
     options = Options
-    batching = argosy.one_by_one
     features = frozenset({"speed"})
 
     config: Options
 
 
 @Speech.on("onnxruntime", weights=("piper",))
-class Piper(Speech):
-    """Voices of Piper. piper-tts is GPL-3.0-or-later, and so an extra: pip install 'argosy-tts[piper]'."""
+class OnOnnxruntime(Speech):
+    """Piper voices: each NAME.onnx with its NAME.onnx.json is the voice NAME, or NAME/SPEAKER where it has several."""
 
     def load(self, weights: Weights, engine: Onnxruntime, device: argosy.Device) -> None:
         try:
-            from piper import PiperConfig, PiperVoice
+            from piper import PiperVoice
+            from piper.config import PiperConfig
         except ImportError as error:
             raise argosy.ReplicaError(
-                "piper-tts (GPL-3.0-or-later, optional) to speak with Piper's voices",
+                "Piper voices need piper-tts, which is GPL-3.0 and therefore never installed unasked",
                 str(error),
                 "pip install 'argosy-tts[piper]'",
-            ) from None
-        config = PiperConfig.from_dict(json.loads(weights.one(".onnx.json").read_text(encoding="utf-8")))
-        self.voice = PiperVoice(session=engine.session(weights.one(".onnx")), config=config)
-        name = weights.one(".onnx").stem
-        self.voices = {name: 0, **config.speaker_id_map} if config.num_speakers > 1 else {name: 0}
-        self.about = {"voices": ", ".join(self.voices), "rate": f"{config.sample_rate} Hz"}
+            ) from error
+
+        self.voices: dict[str, tuple[Any, int | None]] = {}  # name -> voice, speaker
+        for name in sorted(file.name for file in weights.files if file.name.endswith(".onnx")):
+            settings = json.loads((weights / f"{name}.json").read_bytes())
+            voice = PiperVoice(session=engine.session(weights / name), config=PiperConfig.from_dict(settings))
+            title = name.rpartition("/")[2].removesuffix(".onnx")
+            speakers = voice.config.speaker_id_map if voice.config.num_speakers > 1 else {}
+            self.voices |= {f"{title}/{speaker}": (voice, number) for speaker, number in speakers.items()}
+            if not speakers:
+                self.voices[title] = voice, None
+        if not self.voices:
+            raise WeightsError("a voice: NAME.onnx and NAME.onnx.json", "no .onnx among the weights")
+        self.about = {"voices": ", ".join(self.voices)}
 
     def generate(self, request: tasks.SpeechRequest, ctx: argosy.Context) -> Iterator[tasks.Sound]:
-        from piper import SynthesisConfig
+        """Sentence by sentence."""
+        from piper.config import SynthesisConfig
 
-        if request.voice is not None and request.voice not in self.voices:
-            known = ", ".join(self.voices)
+        text = self._text(request)
+        voice, speaker = self._voice(request.voice)
+        settings = SynthesisConfig(speaker_id=speaker, length_scale=voice.config.length_scale / request.speed)
+        spoken = False
+        for block in _blocks(text):
+            for chunk in voice.synthesize(block, settings):
+                spoken = True
+                yield tasks.Sound(chunk.audio_float_array, chunk.sample_rate)
+                if ctx.cancelled:
+                    return
+        if not spoken:
+            raise argosy.BadRequest("there is nothing in the text that can be spoken", param="input")
+
+    def _text(self, request: tasks.SpeechRequest) -> str:
+        text, limit = request.text.replace("\0", " ").strip(), self.config.max_characters
+        if not text:
+            raise argosy.BadRequest("the text is empty", param="input")
+        if len(text) > limit:
             raise argosy.BadRequest(
-                f"voice: found {request.voice!r}; known: {known}", param="voice", code="unknown_voice"
+                f"the text has {len(text)} characters; at most {limit} are spoken", param="input", code="text_too_long"
             )
-        if len(request.text) > self.config.max_characters:
-            raise argosy.BadRequest(
-                f"{len(request.text)} characters are too many, at most {self.config.max_characters} are spoken at once",
-                code="text_too_long",
-            )
-        how = SynthesisConfig(
-            speaker_id=self.voices[request.voice] if request.voice else None,
-            length_scale=self.voice.config.length_scale / request.speed,
-        )
-        for piece in pieces(request.text):
-            for chunk in self.voice.synthesize(piece, how):
-                yield tasks.Sound(chunk.audio_float_array.astype(np.float32, copy=False), chunk.sample_rate)
+        if not 0.25 <= request.speed <= 4:
+            raise argosy.BadRequest(f"speed is 0.25 to 4, not {request.speed:g}", param="speed")
+        return text
+
+    def _voice(self, name: str | None) -> tuple[Any, int | None]:
+        if name is None:
+            return next(iter(self.voices.values()))
+        if name not in self.voices:
+            raise argosy.BadRequest(f"voice {name!r} is unknown; there is: {', '.join(self.voices)}", param="voice")
+        return self.voices[name]
 
 
-def pieces(text: str) -> Iterator[str]:
-    """Sentences, the long ones cut at a space: each at most PIECE characters."""
-    for sentence in ENDS.split(text):
-        rest = sentence.strip()
-        while len(rest) > PIECE:
-            cut = rest.rfind(" ", 1, PIECE)
-            cut = cut if cut > 0 else PIECE
-            yield rest[:cut]
-            rest = rest[cut:].strip()
-        if rest:
-            yield rest
+def _blocks(text: str) -> Iterator[str]:
+    """Pieces of at most BLOCK characters, cut at the end of a sentence, else of a clause, else of a word."""
+    while len(text) > BLOCK:
+        cuts = ([end.end() for end in re.finditer(ends, text[:BLOCK])] for ends in ENDS)
+        cut = next((found[-1] for found in cuts if found), BLOCK)
+        yield text[:cut]
+        text = text[cut:]
+    yield text
 
 
 @argosy.hookimpl
