@@ -28,6 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("kube", "serve"),
     ("testing",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 # One room in several modules: they name each other's types.

@@ -397,5 +397,4 @@ async def test_what_load_says_of_the_model_is_what_the_replica_is_about() -> Non
             self.about = {"dimensions": "384"}
 
     async with running(Told) as replica:
-        assert replica.about == {"dimensions": "384"}
-        assert replica.status().about == {"dimensions": "384"}
+        assert replica.about == replica.status().about == {"dimensions": "384"}

@@ -26,10 +26,11 @@ def init(
     """Write a first fleet file from what is installed and detected here."""
     from ..fleet.file import check, parse
     from ..registry import load
-    from . import first, here
+    from ..runtime import survey
+    from . import first
 
     registry = load()
-    text = first.text(registry, here.node(registry))
+    text = first.text(registry, survey.node(registry))
     where = output or DEFAULT
     check(parse(text, where), registry, where, text=text)
     if output is None:
@@ -65,13 +66,13 @@ def schema() -> None:
 def detect(as_json: bool = typer.Option(False, "--json", help="As JSON, for programs.")) -> None:
     """List this machine's devices, the engines that each can run, and why a vendor was ruled out."""
     from ..registry import load
+    from ..runtime import survey
     from ..runtime.detect import ruled_out
-    from . import here
 
     registry = load()
-    machine = here.node(registry)
+    machine = survey.node(registry)
     engines = {
-        device.index: [engine.name for engine in here.offers(registry, device, device.memory_bytes, machine.cores)]
+        device.index: [engine.name for engine in survey.offers(registry, device, device.memory_bytes, machine.cores)]
         for device in machine.devices
         if device.usable
     }

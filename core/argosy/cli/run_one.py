@@ -134,10 +134,10 @@ async def start(one: One, registry: Registry, settings: Settings, tell: Tell) ->
     from ..runtime.assign import assign
     from ..runtime.prometheus import Prometheus
     from ..runtime.replica import Replica
+    from ..runtime.survey import node, survey
     from ..serve.door import Door
-    from . import here
 
-    plan = here.plan(one.fleet, registry, here.node(registry), one.base, settings)
+    plan = survey(one.fleet, registry, [node(registry)], one.base, store=settings.cache, offline=settings.offline)
     placement = require(plan, one.service)[0]
     tell(
         f"{one.service} on {placement.device.name}, share {placement.share:g}, {placement.cores} cores; {placement.why}"

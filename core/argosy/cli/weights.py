@@ -81,11 +81,11 @@ def measured(file: Path, offline: bool) -> Measured:
     from ..fleet.file import read
     from ..fleet.sources import parse_model
     from ..fleet.weights import Allow, measure
+    from ..runtime.survey import cache as cache_of
     from ..settings import Settings
-    from . import here
 
     fleet, settings = read(file), Settings.read()
-    cache = here.cache(fleet, settings)
+    cache = cache_of(fleet, settings.cache)
     offline = offline or settings.offline or fleet.weights.offline
     users: dict[tuple[ModelSource, tuple[str, ...]], list[str]] = {}
     for name, service in fleet.services.items():

@@ -11,20 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from .. import registry as registries
-from ..backend import Device, Offer
-from ..engines import Engine
-from ..errors import WeightsError
 from ..fleet import file
-from ..fleet.schema import Fleet, Service, Variant
-from ..model import Implementation
-from ..plan.estimate import from_size
-from ..plan.place import Node, Plan, place
+from ..fleet.schema import Fleet
+from ..plan.place import Node, Plan
+from ..runtime import survey
 from ..runtime.assign import assign, digest
 from ..runtime.assignment import Assignment
-from ..runtime.detect import devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +45,7 @@ class Prepared:
 
 def see(name: str, identity: str) -> Node:
     """This machine, as Ray's node `identity` called `name`."""
-    cores = len(psutil.Process().cpu_affinity() or []) or psutil.cpu_count() or 1
-    return Node(name=name, id=identity, devices=devices(registries.load()), cores=cores)
+    return survey.node(registries.load(), name, identity)
 
 
 def prepare(
@@ -65,10 +57,7 @@ def prepare(
     registry = registries.load()
     file.check(fleet, registry, here, text=text)
 
-    def offers(node: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
-        return registry.backend(device.backend).offers(device, budget, cores)
-
-    plan = place(fleet, registry, nodes, offers, lambda *given: _estimate(fleet, here, cache, *given))
+    plan = survey.survey(fleet, registry, nodes, here.parent, store=Path(cache))
     services, pending = {}, dict(plan.pending)
     for name in fleet.services:
         if name in pending:
@@ -124,24 +113,3 @@ def _code(registry: registries.Registry, model: str, py_modules: Sequence[str]) 
     name = re.sub(r"[-_.]+", "_", plugin.distribution).lower()
     wheels = tuple(uri for uri in py_modules if uri.rpartition("/")[2].lower().startswith(f"{name}-"))
     return wheels, " ".join(wheels) or f"{plugin.distribution} {plugin.version}"
-
-
-def _estimate(
-    fleet: Fleet, path: Path, cache: str, service: Service, way: Variant, how: Implementation, offer: Offer
-) -> int | None:
-    """Bytes, from what the weights weigh; None where that cannot be told without fetching them."""
-    from ..fleet.sources import parse_model
-    from ..fleet.weights import Allow, measure
-
-    if way.model is None:
-        return from_size(0) if not how.model.needs_weights else None
-    try:
-        listing = measure(
-            parse_model(way.model, path.parent),
-            Path(fleet.weights.path or cache),
-            allow=Allow.of(service.allow),
-            offline=fleet.weights.offline,
-        )
-    except WeightsError:
-        return None  # the replica says what is missing, with its own name on it
-    return from_size(listing.total)
