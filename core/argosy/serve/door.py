@@ -217,7 +217,10 @@ class _Visit:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
+            given = message.get("headers", ())
+            # What was forwarded was served by whom it says.
+            mine = self.headers[1:] if any(key == b"argosy-served-by" for key, _ in given) else self.headers
+            message = {**message, "headers": [*given, *mine]}
         elif not self.complete and not message.get("more_body"):
             await self._send({**message, "more_body": True})
             await self._drain()
