@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,14 +72,15 @@ class Context:
     deadline: float | None = None
     priority: Literal["interactive", "batch"] = "interactive"
     error: str = ""  # the code it was refused with; the door counts by it
-    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+    started: float = field(default_factory=time.monotonic)  # when it came in, on the same clock
+    _cancelled: bool = field(default=False, repr=False)  # one flag, set once: threads need no more
 
     @property
     def cancelled(self) -> bool:
-        return self._cancelled.is_set() or (self.deadline is not None and time.monotonic() > self.deadline)
+        return self._cancelled or (self.deadline is not None and time.monotonic() > self.deadline)
 
     def cancel(self) -> None:
-        self._cancelled.set()
+        self._cancelled = True
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def measure(meter: Meter, ticket: Ticket) -> None:
     """Tell how long a request waited, and for its first delta where there was one."""
     meter.observe("argosy_queue_seconds", ticket.started - ticket.arrived)
     if ticket.first:
-        meter.observe("argosy_first_seconds", ticket.first - ticket.arrived)
+        meter.observe("argosy_first_seconds", ticket.first - ticket.ctx.started)
 
 
 def refusal(error: BaseException, ctx: Context) -> RequestError:

@@ -83,7 +83,7 @@ class Door:
             headers.append(header)
         request_id = name.decode() if ID.fullmatch(name) else os.urandom(12).hex()
         logs.requests.set((request_id,))
-        ctx = Context(request_id, started + self._bounds.timeout)
+        ctx = Context(request_id, started + self._bounds.timeout, started=started)
         visit = _Visit(ctx, receive, send, self._bounds, length, chunked)
         visit.headers.append((b"argosy-served-by", self._served_by().encode("latin-1", "replace")))
         if self._echo_id:
