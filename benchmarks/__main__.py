@@ -54,6 +54,7 @@ def _measure(asked: argparse.Namespace, endpoint: str, command: str) -> int:
     pace = replace(pace, **changed)
     bench = Bench(pace.rounds, roots, lambda line: print(line, flush=True))
     bench.say(command)
+    idle = machine.rest(roots, seconds=1.0 if asked.quick else 5.0)
     with Child(Client) as client:
         setting = Setting(bench, client, endpoint, asked.threads, pace)
         for name in asked.only or ALL:
@@ -71,6 +72,7 @@ def _measure(asked: argparse.Namespace, endpoint: str, command: str) -> int:
         rounds=pace.rounds,
         fleet=roots,
         machine=machine.describe(),
+        idle=idle,
         services=services,
     )
     page, numbers = report.write(run, bench.outcomes, asked.out, asked.name or f"{started:%Y-%m-%d-%H%M}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -63,6 +64,8 @@ class Child:
 
 
 def _serve(pipe: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # Linux shares busy cores between sessions: an engine gets the part that a fleet, a session too, would get.
+    os.setsid()
     try:
         subject = factory(*arguments)
         pipe.send((True, None))

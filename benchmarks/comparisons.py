@@ -35,14 +35,15 @@ class Pace:
     clips: int
     speeches: int
     sweep: float  # seconds a batch size
+    extras: bool  # also what has no bar and is not needed to read the rest
 
     @classmethod
     def full(cls) -> Pace:
-        return cls(rounds=5, seconds=5.0, chats=64, clips=3, speeches=4, sweep=1.0)
+        return cls(rounds=5, seconds=4.0, chats=64, clips=2, speeches=2, sweep=1.0, extras=True)
 
     @classmethod
     def quick(cls) -> Pace:
-        return cls(rounds=3, seconds=3.0, chats=32, clips=1, speeches=2, sweep=0.4)
+        return cls(rounds=3, seconds=2.0, chats=32, clips=1, speeches=1, sweep=0.3, extras=False)
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,15 @@ def noop(at: Setting) -> None:
             ],
             [Bar("rate", 0.25, "endpoint", "uvicorn + FastAPI")],
         )
-        at.bench.compare(
-            "no-op, 1 client",
-            "requests/s",
-            [
-                Side("uvicorn + FastAPI", "plain", at.closed(sent["noop"], 1, base=address)),
-                Side("endpoint", "endpoint", at.closed(ours, 1)),
-            ],
-        )
+        if at.pace.extras:
+            at.bench.compare(
+                "no-op, 1 client",
+                "requests/s",
+                [
+                    Side("uvicorn + FastAPI", "plain", at.closed(sent["noop"], 1, base=address)),
+                    Side("endpoint", "endpoint", at.closed(ours, 1)),
+                ],
+            )
         rate = outcome.median("endpoint", "rate") / 2
         if rate:
             at.bench.compare(
@@ -167,12 +169,12 @@ def embeddings(at: Setting) -> None:
             outcome = at.bench.compare(
                 f"embeddings, one sentence of {tokens} tokens a request, 32 clients",
                 "sentences/s",
-                sides if tokens == 20 else sides[:2],
+                sides if tokens == 20 and at.pace.extras else sides[:2],
                 [Bar("rate", bound, "endpoint", "bare")],
                 [f"bare: its best batch is {batch} ({swept})", note],
             )
             rate = 0.7 * outcome.median("endpoint", "rate")
-            if rate and tokens == 20:
+            if rate and tokens == 20 and at.pace.extras:
                 at.bench.compare(
                     f"embeddings, 20 tokens, open loop at {rate:.0f} sentences/s (0.7 of the closed-loop rate)",
                     "sentences/s",
@@ -210,7 +212,7 @@ def chat(at: Setting) -> None:
             f"answers to one prompt are {'equal' if same else 'not equal'}; it has {answer['usage']['prompt_tokens']} "
             f"tokens; {MAX_TOKENS} new tokens each, greedy, no prompt is sent twice to one side"
         ]
-        for clients, count in ((16, at.pace.chats), (1, max(2, at.pace.chats // 16))):
+        for clients, count in ((16, at.pace.chats), (1, at.pace.chats // 16))[: 2 if at.pace.extras else 1]:
             # A set of prompts for each round, the same for both sides: what a cache of prefixes remembers helps nobody.
             sets = [texts.prompts(count, seed=100 * clients + number) for number in range(at.pace.rounds + 1)]
             theirs, ours = iter(sets), iter(sets)

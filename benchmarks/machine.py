@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,13 @@ class Watch:
             stolen=100 * (after.stolen - before.stolen) / whole,
             load=os.getloadavg()[0],
         )
+
+
+def rest(fleet: Iterable[int], seconds: float) -> Usage:
+    """What is used while nothing is measured."""
+    watch = Watch(fleet)
+    time.sleep(seconds)
+    return watch.stop()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .bench import Bar, Outcome
-from .machine import Machine
+from .machine import Machine, Usage
 
 MEASURES = {"rate": "rate", "first": "time to first", "p50": "median latency"}
 
@@ -31,6 +31,7 @@ class Run:
     rounds: int
     fleet: Sequence[int]
     machine: Machine
+    idle: Usage  # before the rounds, with nothing being measured
     services: dict[str, Any]  # what the endpoint says of itself
 
 
@@ -65,6 +66,8 @@ def _head(run: Run) -> str:
             f"- machine: {machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB, Linux {machine.kernel}",
             f"- Python {machine.python}, {versions}",
             f"- endpoint {run.endpoint} ({seen}); bare engines with {run.threads} threads",
+            f"- before the rounds the idle fleet used {run.idle.fleet / run.idle.seconds:.2f} cores, others "
+            f"{run.idle.others:.0f} % of the machine, load average {run.idle.load:.2f}",
             f"- {run.rounds} rounds, sides in turn; the client is a process of its own on the same cores",
             "- numbers are medians over the rounds with (lowest–highest); a ratio is taken round by round",
         )
