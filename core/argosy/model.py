@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -111,6 +112,9 @@ class Model:
     features: ClassVar[frozenset[str]] = frozenset()  # optional parts of the task that this model can do
     about: Mapping[str, str] = MappingProxyType({})  # told wherever the service describes itself; `load` may set it
     needs_weights: ClassVar[bool] = True
+    # Makes weights in a format that `load` reads of others: (source folder, empty target folder, options). Once for
+    # each content, engine and options; what it made is kept in the weights cache.
+    convert: ClassVar[Callable[[Path, Path, Any], None] | None] = None
 
     _implementations: ClassVar[dict[str, Implementation]]
 

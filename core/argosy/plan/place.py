@@ -17,6 +17,8 @@ from ..model import Implementation
 from ..registry import Registry
 
 Offers = Callable[["Node", Device, int | None, int], Sequence[Engine]]
+# Bytes of the device that a replica will hold, None where nobody can tell; PlanError where the weights are in a format
+# that the implementation neither reads nor converts.
 Estimate = Callable[[Service, Variant, Implementation, Offer], int | None]
 
 # A replica whose share is given by neither the owner nor an estimate gets this much of its device.
@@ -130,7 +132,11 @@ def _first(
                 names = ", ".join(offer.engine.name for offer in ordered)
                 rejected.append(f"{where}: {service.plugin} itself refuses {names} there")
             for offer in chosen:
-                guess = estimate(service, way, implementations[offer.engine.name], offer)
+                try:
+                    guess = estimate(service, way, implementations[offer.engine.name], offer)
+                except PlanError as error:  # these weights are not for this engine
+                    rejected.append(f"{where}: {error}")
+                    continue
                 if given is None and guess is not None and total:
                     share = min(1.0, max(math.ceil(100 * guess / total) / 100, 0.01))
                 elif given is None:

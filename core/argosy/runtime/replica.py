@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ..backend import Backend, Device
 from ..errors import ArgosyError, BadRequest, Overloaded, PluginError, ReplicaError, RequestError
-from ..model import Context, Model, runs
+from ..model import Context, Implementation, Model, runs
 from ..registry import Registry
 from . import environment, logs, memory
 from .assignment import Assignment
@@ -53,7 +53,8 @@ class Replica:
     ) -> None:
         self.assignment, self._meter = assignment, meter or Silent()
         self._backend = registry.backend(assignment.device.backend)
-        self.model = _implementation(registry, assignment)
+        self._how = _implementation(registry, assignment)
+        self.model = self._how.model
         self.service, self.served_by, self.bounds = assignment.service, assignment.served_by, assignment.bounds
         self.task, self.features = self.model.task, self.model.features
         self.about: Mapping[str, str] = self.model.about
@@ -147,18 +148,22 @@ class Replica:
                 f"weights for {self.assignment.plugin}", "no model in the fleet file", "model: hf://OWNER/NAME"
             )
         from ..fleet.weights import Allow, Progress, fetch  # here, for a model without weights needs no hub
+        from .converted import converted
 
         def report(step: Progress) -> None:
             tell(f"weights: {step.name}, {step.done / 2**20:.0f} of {step.total / 2**20:.0f} MiB")
 
-        return await asyncio.to_thread(
+        cache = Path(self.assignment.cache)
+        weights = await asyncio.to_thread(
             fetch,
             self.assignment.model,
-            Path(self.assignment.cache),
+            cache,
             allow=Allow.of(self.assignment.allow),
             offline=self.assignment.offline,
             progress=report,
         )
+        config = self._options(self.assignment.options)
+        return await asyncio.to_thread(converted, weights, self._how, config, cache, tell)
 
     async def _load(self, weights: Any) -> None:
         assert self._worker is not None
@@ -360,10 +365,10 @@ def _measure(backend: Backend, device: Device) -> tuple[memory.Taken, float]:
     return memory.measure(backend, device), time.thread_time() - began
 
 
-def _implementation(registry: Registry, assignment: Assignment) -> type[Model]:
+def _implementation(registry: Registry, assignment: Assignment) -> Implementation:
     model = registry.model(assignment.plugin)
     for way in model.implementations():
         if way.engine == assignment.engine.name:
-            return way.model
+            return way
     known = ", ".join(way.engine for way in model.implementations())
     raise PluginError(f"{assignment.plugin} on {assignment.engine.name}", f"it runs on {known}", "argosy plugins")

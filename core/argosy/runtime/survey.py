@@ -9,7 +9,7 @@ import psutil
 
 from ..backend import Device, Offer
 from ..engines import Engine
-from ..errors import WeightsError
+from ..errors import PlanError, WeightsError
 from ..fleet.schema import Fleet, Service, Variant
 from ..fleet.sources import parse_model
 from ..fleet.weights import Allow, fetch, measure
@@ -17,6 +17,7 @@ from ..model import Implementation, Model
 from ..plan.estimate import from_size
 from ..plan.place import Node, Plan, place
 from ..registry import Registry
+from .converted import readable
 from .detect import devices
 
 
@@ -52,6 +53,10 @@ def survey(
         source, allow = parse_model(way.model, base), Allow.of(service.allow)
         try:
             listing = measure(source, where, allow=allow, offline=offline)
+            if listing.formats and not readable(how, listing.formats):
+                raise PlanError(
+                    f"weights for {how.engine} in {' or '.join(how.formats)}", " and ".join(listing.formats)
+                )
             if how.model.memory.__func__ is not Model.memory.__func__ and not listing.download:  # type: ignore[attr-defined]
                 weights = fetch(source, where, allow=allow, offline=True)
                 known = how.model.memory(weights, how.model.options.model_validate(way.options or {}), offer)
