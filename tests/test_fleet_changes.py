@@ -62,7 +62,8 @@ def test_a_service_comes_and_goes_alone(fleet: Running, edited: Any, client: htt
     edited(lambda document: document["services"].update(again={"plugin": "echo", "share": 0.02}))
     assert body(client.post("/again", json={"text": "hello"})) == {"text": "hello"}
     after = everyone(fleet)
-    assert after.pop("again") and after == before
+    assert after.pop("again")
+    assert after == before
     edited(lambda document: None)
     assert everyone(fleet) == before
     assert client.post("/again", json={"text": "hello"}).status_code == 404
@@ -72,7 +73,8 @@ def test_a_wrong_file_is_refused_with_line_and_field_and_changes_nothing(fleet: 
     before = everyone(fleet)
     done = edited(lambda document: document["services"]["echo"].update(shares=0.5), check=False)
     assert done.returncode == 2
-    assert "services.echo.shares" in done.stderr and "did you mean share?" in done.stderr
+    assert "services.echo.shares" in done.stderr
+    assert "did you mean share?" in done.stderr
     assert everyone(fleet) == before
 
 
@@ -85,11 +87,13 @@ def test_missing_weights_fail_their_service_alone_and_say_what_to_type(
     assert done.returncode == 1
     assert "pip install no-such-weights" in done.stdout
     answer = client.post("/broken/v1/embeddings", json={"input": "hello"})
-    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
     assert "no-such-weights" in answer.json()["error"]["message"]
     assert client.get("/health/ready").status_code == 503
     after = everyone(fleet)
-    assert after.pop("broken") == [] and after == before
+    assert after.pop("broken") == []
+    assert after == before
     assert body(client.post("/echo", json={"text": "still here"})) == {"text": "still here"}
 
 
@@ -144,9 +148,11 @@ def test_a_plugin_that_crashes_on_load_gives_one_message_and_leaves_the_others_a
     project(fleet.file.parent, "crash", CRASHES)
     done = edited(lambda document: document["services"].update(crash={"plugin": "crash", "share": 0.02}), check=False)
     assert done.returncode == 1
-    assert "the dongle is missing" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert "the dongle is missing" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
     after = everyone(fleet)
-    assert after.pop("crash") == [] and after == before
+    assert after.pop("crash") == []
+    assert after == before
     assert json.loads(fleet.argosy("status", "--json", check=False).stdout)["services"]["crash"]["phase"] == "failed"
 
 
@@ -156,7 +162,8 @@ def test_a_share_that_is_taken_is_pending_with_the_arithmetic(fleet: Running, ed
     assert done.returncode == 1
     assert "wants a share of 0.9" in " ".join(done.stdout.split())
     after = everyone(fleet)
-    assert after.pop("big") == [] and after == before
+    assert after.pop("big") == []
+    assert after == before
 
 
 def test_a_second_fleet_on_the_same_port_is_told_whose_it_is(fleet: Running, tmp_path: Path) -> None:
@@ -166,4 +173,6 @@ def test_a_second_fleet_on_the_same_port_is_told_whose_it_is(fleet: Running, tmp
     file.write_text(yaml.safe_dump(other))
     done = fleet.argosy("up", "--detach", str(file), check=False)
     assert done.returncode == 7
-    assert "port" in done.stderr and "the fleet tests" in done.stderr and "--port" in done.stderr
+    assert "port" in done.stderr
+    assert "the fleet tests" in done.stderr
+    assert "--port" in done.stderr

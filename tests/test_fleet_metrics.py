@@ -7,8 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from argosy.runtime.meter import METRICS
 from conftest import ROOT, Running, body
+
+from argosy.runtime.meter import METRICS
 
 pytestmark = pytest.mark.fleet
 
@@ -47,4 +48,5 @@ def test_every_metric_of_the_page_is_exported_and_every_exported_one_is_on_the_p
     names = {line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE ray_argosy_")}
     assert {name.removeprefix("ray_") for name in names} <= {metric.name for metric in METRICS}
     assert all(f"`{metric.name}`" in page for metric in METRICS)
-    assert 'ray_argosy_requests_total{' in text and 'service="echo"' in text
+    assert "ray_argosy_requests_total{" in text
+    assert 'service="echo"' in text
