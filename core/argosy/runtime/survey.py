@@ -15,6 +15,7 @@ from ..fleet.sources import parse_model
 from ..fleet.weights import Allow, fetch, measure
 from ..model import Implementation, Model
 from ..plan.estimate import from_size
+from ..plan.nodes import hold
 from ..plan.place import Node, Plan, place
 from ..registry import Registry
 from .converted import readable
@@ -69,4 +70,4 @@ def survey(
     def offered(machine: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
         return offers(registry, device, budget, cores)
 
-    return place(fleet, registry, nodes, offered, estimate)
+    return place(fleet, registry, hold(fleet, nodes), offered, estimate)
