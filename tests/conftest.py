@@ -1,4 +1,4 @@
-"""One fleet for the whole test run: the default one and the no-op, started by the command itself, stopped at the end."""
+"""One fleet for the whole test run: the default one and the no-op, started by the command itself."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Running:
 
 
 def start(folder: Path, fleet: dict[str, Any], *options: str, timeout: float = 280) -> Running:
-    """Start a fleet with state, port and file of its own below `folder`. AssertionError with its words when it fails."""
+    """Start a fleet with state, port and file of its own below `folder`. AssertionError with its words otherwise."""
     port = free_port()
     fleet = {**fleet, "endpoint": {"port": port}}
     file = folder / "fleet.yaml"
@@ -90,9 +90,11 @@ def stop(running: Running) -> None:
 
 
 def default_fleet() -> dict[str, Any]:
-    """The services of the default fleet file, and the no-op."""
+    """The services of the default fleet file, the no-op, and `narrow`: a transcription that hardly lets anybody in."""
     fleet: dict[str, Any] = yaml.safe_load((ROOT / "examples/default/fleet.yaml").read_text())
-    fleet["services"]["echo"] = {"plugin": "echo", "share": 0.05}
+    fleet["services"]["echo"] = {"plugin": "echo", "share": 0.02}
+    bounds = {"queue": 1, "timeout": 5, "cores": 1}
+    fleet["services"]["narrow"] = {**fleet["services"]["whisper"], "share": 0.05, **bounds}
     return fleet
 
 
