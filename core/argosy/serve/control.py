@@ -77,7 +77,7 @@ class Control:
 
         It returns once everything is under way; `watch` tells the rest. Raises FleetError, PluginError, ClusterError.
         """
-        if self._lock.locked():
+        if self._applying:  # what holds the lock else is the restart, which is waited for
             raise ClusterError(
                 "one apply at a time", f"apply {self._applying} is under way", "wait for it: argosy status"
             )
