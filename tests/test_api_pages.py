@@ -16,7 +16,7 @@ from argosy import audio, tasks
 from argosy.api import root
 from argosy.api.form import parse_form
 from argosy.api.openai import Listed
-from argosy.errors import BadRequest, Overloaded
+from argosy.errors import BadRequest, Overloaded, UnsupportedMedia
 from argosy.runtime.state import State
 
 TASKS = [tasks.chat, tasks.transcription, tasks.speech, tasks.embedding, tasks.rerank, JSON]
@@ -151,6 +151,24 @@ def test_the_model_is_found_in_json(body, name):
 def test_a_body_that_names_no_model_because_it_is_broken_is_refused(body):
     with pytest.raises(BadRequest):
         root.model_of(scope("application/json"), body)
+
+
+@pytest.mark.parametrize("media", ["application/json", "multipart/form-data; boundary=x", ""])
+def test_an_empty_body_is_called_empty_at_the_root_too(media):
+    with pytest.raises(BadRequest) as refused:
+        root.model_of(scope(media), b"")
+    assert refused.value.code == "empty_body"
+
+
+@pytest.mark.parametrize("media", ["text/plain", "application/x-www-form-urlencoded", "audio/wav"])
+def test_another_content_type_is_refused_at_the_root_too(media):
+    with pytest.raises(UnsupportedMedia, match=media):
+        root.model_of(scope(media), b'{"model": "llm"}')
+
+
+@pytest.mark.parametrize("media", ["", "Application/JSON; charset=utf-8", "application/problem+json"])
+def test_json_may_be_called_json_in_many_ways_at_the_root_too(media):
+    assert root.model_of(scope(media), b'{"model": "llm"}') == "llm"
 
 
 @pytest.mark.parametrize("first", [True, False])

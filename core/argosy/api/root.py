@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import tasks
-from ..errors import RequestError
+from ..errors import BadRequest, RequestError, UnsupportedMedia
 from ..tasks import Task
 from . import openapi
 from .dialect import Dialect, Route, refuse
@@ -55,10 +55,19 @@ class _Named(BaseModel):
 def model_of(scope: Scope, body: bytes) -> str | None:
     """The `model` that a JSON or multipart body names; None where it names none.
 
-    Nothing else of the body becomes a Python object. Raises BadRequest where the body is broken.
+    Nothing else of the body becomes a Python object. Raises BadRequest where the body is empty or broken, and
+    UnsupportedMedia, as the services do.
     """
     media = next((value for key, value in scope["headers"] if key == b"content-type"), b"")
-    if not media.lower().startswith(b"multipart/form-data"):
+    kind = media.partition(b";")[0].strip().lower()
+    if kind not in (b"", b"application/json", b"multipart/form-data") and not kind.endswith(b"+json"):
+        raise UnsupportedMedia(
+            f"content-type is {kind.decode('latin-1')!r}; wanted application/json (curl: --json '…'), or "
+            "multipart/form-data where there is a file"
+        )
+    if not body:
+        raise BadRequest("the body is empty; wanted a JSON object, or a form with a file", code="empty_body")
+    if kind != b"multipart/form-data":
         try:
             return _Named.model_validate_json(body).model
         except ValidationError as error:
