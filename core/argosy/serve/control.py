@@ -33,6 +33,7 @@ from .terms import Settings
 
 LOOK_SECONDS = 0.5  # between two looks at Ray Serve while a service is not Ready
 REST_SECONDS = 2.0  # while all are
+RESTORE_SECONDS = 25.0  # for which a control that came back may keep whoever asks it waiting
 
 log = logging.getLogger("argosy.control")
 T = TypeVar("T")
@@ -55,7 +56,9 @@ class Control:
         self._lock = asyncio.Lock()
         self._last: object = None
         self._document = self._store.get("fleet")
-        self._restored = self._document is None
+        self._restored = asyncio.Event()
+        if self._document is None:
+            self._restored.set()
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     # what clients call ------------------------------------------------------------------------------------------------
@@ -109,6 +112,9 @@ class Control:
     async def watch(self, version: int, seconds: float) -> FleetStatus:
         """The status as soon as it is newer than `version`, or after `seconds` as it is."""
         with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESTORE_SECONDS):
+                await self._restored.wait()  # before, it knows of no service, and a gateway would believe that
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: self._version > version)
         return self.status()
@@ -119,7 +125,7 @@ class Control:
         return FleetStatus(
             fleet=self._settings.fleet,
             version=self._version,
-            ready=self._restored and bool(phases) and all(phase is Phase.READY for phase in phases),
+            ready=self._restored.is_set() and bool(phases) and all(phase is Phase.READY for phase in phases),
             haproxy=self._settings.haproxy,
             applying=self._applying,
             services=services,
@@ -207,7 +213,7 @@ class Control:
         """Look at Ray Serve now and then, for what replicas cannot say of themselves."""
         while True:
             try:
-                if not self._restored:
+                if not self._restored.is_set():
                     await self._restore()
                 statuses = (await self._serve(serve.status)).applications
             except (RayError, RayServeException, ArgosyError) as error:
@@ -232,7 +238,7 @@ class Control:
                 self._entries[name] = Entry.of(ready, None)
             missing = [ready for name, ready in prepared.services.items() if name not in there]
             await self._serve(deploy.run, missing)
-            self._restored = True
+            self._restored.set()
         self._store.happened("control restarted", f"{len(there)} applications found, {len(missing)} started")
 
     async def _settle(self) -> None:
