@@ -111,7 +111,7 @@ class Onnxruntime(Engine):
         wanted = [(name, dict(values)) for name, values in self.providers]
         session = onnxruntime.InferenceSession(str(model), options, providers=wanted)
         if (found := session.get_providers()[0]) != wanted[0][0]:
-            raise ReplicaError(f"onnxruntime on {wanted[0][0]}", found, "argosy doctor")
+            raise ReplicaError(f"onnxruntime on {wanted[0][0]}", found, "argosy detect")
         return session
 
 

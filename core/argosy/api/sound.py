@@ -73,7 +73,8 @@ def format_of(name: str | None, accept: bytes, default: str) -> str:
     wanted = [
         media.partition(b";")[0].strip().lower().decode("latin-1") for media in accept.split(b",") if media.strip()
     ]
-    if not wanted or {"*/*", "audio/*", audio.FORMATS[default]} & set(wanted):
+    # application/json is what `curl --json` sends for whatever it asks; errors are of that type indeed.
+    if not wanted or {"*/*", "audio/*", "application/json", audio.FORMATS[default]} & set(wanted):
         return default
     aliases = {
         "audio/x-wav": "wav",

@@ -170,7 +170,7 @@ class Replica:
         engine = self.assignment.engine
         if type(engine).version() is None:
             wanted = " or ".join(type(engine).distributions)
-            raise ReplicaError(f"{wanted}, for the engine {engine.name}", "not installed here", "argosy doctor")
+            raise ReplicaError(f"{wanted}, for the engine {engine.name}", "not installed here", "argosy detect")
         config = self._options(self.assignment.options)
         try:
             instance = self.model(config)
@@ -203,7 +203,7 @@ class Replica:
             raise ReplicaError(
                 f"{self.service} on {self.assignment.engine.name}, {self.assignment.device.name}",
                 proof.sentence,
-                "argosy doctor; or `fallback: degrade` in the fleet file to serve all the same",
+                "argosy detect; or `fallback: degrade` in the fleet file to serve all the same",
             )
         return proof
 
