@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from ..serve.status import FleetStatus, Phase, ServiceStatus
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _STYLE = {
     Phase.READY: "green",
@@ -33,6 +31,25 @@ TRY = {
     "rerank": '-d \'{"query": "food", "documents": ["a meal", "a stock"]}\' -H \'content-type: application/json\'',
 }
 
+WIDTH = 100  # columns, where nobody says how wide the output is
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for the table in a pipe or a file."""
+    found = Console()
+    return found if found.is_terminal or found.width >= WIDTH else Console(width=WIDTH)
+
+
+@contextmanager
+def doing(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Say what is being done, on a line that goes away or, in a pipe, on one that stays; yields how to say more."""
+    if console.is_terminal:
+        with console.status(what) as line:
+            yield line.update
+    else:
+        console.print(what, highlight=False)
+        yield lambda more: console.print(more, highlight=False)
+
 
 def follow(console: Console, ask: Callable[[int], FleetStatus], fleet: str) -> FleetStatus:
     """Show every change until each service is Ready, or is known not to become it; returns the last status."""
@@ -41,13 +58,13 @@ def follow(console: Console, ask: Callable[[int], FleetStatus], fleet: str) -> F
     with Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else _Quiet() as live:
         while not all(one.phase in _FINAL for one in status.services.values()):
             if isinstance(live, Live):
-                live.update(table(status, time.monotonic() - started))
+                live.update(view(status, time.monotonic() - started))
             else:
                 for name, one in status.services.items():
                     line = f"{name}: {one.phase}{f' ({one.doing})' if one.doing else ''}"
                     if told.get(name) != line:
                         told[name] = line
-                        console.print(f"{time.monotonic() - started:5.1f} s  {line}", highlight=False)
+                        console.print(f"{time.monotonic() - started:5.1f} s  {line}", highlight=False, soft_wrap=True)
             status = ask(status.version)
     return status
 
@@ -60,17 +77,43 @@ class _Quiet:
         return None
 
 
+def changes(before: FleetStatus, now: FleetStatus) -> Iterator[str]:
+    """One line for every service that came, went, or stands otherwise than before."""
+    if not now.services:  # control has just restarted, or is taking the fleet away: it says nothing of any service
+        return
+    for name, one in now.services.items():
+        old = before.services.get(name)
+        if old is None or (old.phase, old.reason) != (one.phase, one.reason):
+            yield f"{name}: {one.phase}{f' ({one.reason})' if one.reason else ''}"
+    for name in before.services.keys() - now.services.keys():
+        yield f"{name}: removed"
+
+
+def view(status: FleetStatus, seconds: float | None = None) -> Group:
+    """The services, and below them the devices by their whole names."""
+    lines = []
+    for node, devices in status.nodes.items():
+        for device in devices:
+            size = f", {device['memory_bytes'] / 2**30:.1f} GiB" if device["memory_bytes"] else ""
+            cores = f", {device['cores']} cores" if device["cores"] else ""
+            problems = f" ({'; '.join(device['problems'])})" if device["problems"] else ""
+            label = f"{node}/{device['backend']}:{device['index']}"
+            lines.append(Text(f"{label}  {device['name']}{cores}{size}{problems}", style="dim"))
+    return Group(table(status, seconds), *lines)
+
+
 def table(status: FleetStatus, seconds: float | None = None) -> Table:
     title = f"fleet {status.fleet}" + (f", {seconds:.0f} s" if seconds is not None else "")
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    for column in ("service", "state", "engine", "device", "share", "memory", "replicas", ""):
-        grid.add_column(column, overflow="fold")
+    for column in ("service", "state", "engine", "device", "share", "memory", "replicas"):
+        grid.add_column(column, no_wrap=True)
+    grid.add_column("", overflow="fold")
     for name, one in status.services.items():
         grid.add_row(
             f"/{name}",
             Text(str(one.phase), style=_STYLE[one.phase]),
             one.engine,
-            f"{one.node}/{one.device}" if one.device else "",
+            f"{one.node}/{one.backend}:{one.index}" if one.device else "",
             f"{one.share:g} {one.enforcement}" if one.share else "",
             memory(one),
             f"{len(one.running)}/{one.replicas}" if one.replicas else "",
@@ -90,7 +133,7 @@ def memory(one: ServiceStatus) -> str:
 
 def result(console: Console, status: FleetStatus, url: str, dashboard: str, path: str) -> None:
     """What is there now, and what to type next."""
-    console.print(table(status))
+    console.print(view(status))
     if not status.ready:
         for name, one in status.services.items():
             if one.phase is not Phase.READY:
@@ -102,8 +145,7 @@ def result(console: Console, status: FleetStatus, url: str, dashboard: str, path
         if one.phase.answers:
             example = TRY.get(one.task, "-d '{\"text\": \"hello\"}' -H 'content-type: application/json'")
             console.print(f"  curl {url}/{name} {example}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"  {url}/docs lists the routes; `argosy status`, `argosy logs SERVICE -f`, `argosy down`", highlight=False
-    )
+    more = "lists the routes; `argosy status`, `argosy logs SERVICE -f`, `argosy down`"
+    console.print(f"  {url}/docs {more}", highlight=False, soft_wrap=True)
     if dashboard:
         console.print(f"  Ray's dashboard: {dashboard} (its token: argosy config --token)", highlight=False)

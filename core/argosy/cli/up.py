@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgosyError, ClusterError, FleetError
+from ..errors import ArgosyError, ClusterError
 from ..settings import Settings
+from . import foreground
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..serve.status import FleetStatus
 
 ROUTE_SECONDS = 15  # for the ingress to know a service that is Ready
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C kept from doing what it was asked for
 
 
 def up(
@@ -33,11 +35,14 @@ def up(
     haproxy: bool,
     dashboard: bool,
 ) -> int:
-    """Returns the exit code: 0 when every service is Ready, 1 when one is not. Raises ArgosyError when nothing runs."""
+    """Returns the exit code: 0 when every service is Ready, 1 when one is not. Raises ArgosyError when nothing runs.
+
+    SIGTERM is taken as Ctrl-C, which stops what was started here: 0 in the foreground, where that is how a fleet ends.
+    """
     from .. import registry as registries
     from ..fleet import file
+    from ..serve import client, parcel
     from ..serve import cluster as clusters
-    from ..serve import parcel
     from ..serve.home import Home
 
     settings = Settings.read()
@@ -53,20 +58,29 @@ def up(
 
     cluster: Cluster | None = None
     started = False
-    if not address:
-        cluster = clusters.running(home)
-        if cluster is None:
-            cluster = _start(home, fleet, registry, console, port=port, haproxy=haproxy, dashboard=dashboard)
-            started = True
-        address = cluster.address
-    environment: Mapping[str, str] = cluster.environment if cluster else _joining()
-    try:
-        return _apply(path, text, fleet, settings, home, cluster, address, environment, wheels, console, detach)
-    except (ArgosyError, KeyboardInterrupt):
-        if started:
-            console.print("nothing was running before: stopping what was started", highlight=False)
-            clusters.stop(home)
-        raise
+    with foreground.terminated_like_interrupted():
+        try:
+            if not address:
+                cluster = clusters.running(home)
+                if cluster is None:
+                    started = True
+                    cluster = _start(home, fleet, registry, console, port=port, haproxy=haproxy, dashboard=dashboard)
+                address = cluster.address
+            environment: Mapping[str, str] = cluster.environment if cluster else client.joining(os.environ)
+            return _apply(path, text, fleet, settings, home, cluster, address, environment, wheels, console, detach)
+        except ArgosyError:
+            if started and clusters.running(home):
+                console.print("nothing was running before: stopping what was started", highlight=False)
+                foreground.stop(home)
+            raise
+        except KeyboardInterrupt:
+            if not started:
+                console.print("interrupted; what ran before still runs: argosy status", highlight=False)
+                return INTERRUPTED
+            console.print("interrupted: stopping what was started", highlight=False)
+            foreground.stop(home)
+            console.print("stopped")
+            return INTERRUPTED if detach else 0
 
 
 def _start(
@@ -74,9 +88,10 @@ def _start(
 ) -> Cluster:
     from ..runtime.detect import devices
     from ..serve import cluster as clusters
+    from . import screen
 
     node = next(iter(fleet.nodes), "local")
-    with console.status("starting Ray"):
+    with screen.doing(console, "looking for devices") as tell:
         return clusters.start(
             home,
             host=fleet.endpoint.host,
@@ -85,13 +100,8 @@ def _start(
             devices=devices(registry),
             dashboard=dashboard and fleet.dashboard,
             haproxy=haproxy,
-            progress=lambda doing: None,
+            progress=tell,
         )
-
-
-def _joining() -> Mapping[str, str]:
-    """The environment for a cluster that someone else started: its own switches, made explicit."""
-    return {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), "RAY_DEDUP_LOGS": "0"}
 
 
 def _apply(
@@ -122,10 +132,11 @@ def _apply(
         log_format=fleet.logs,
     )
     with client.joined(address, environment, wheels) as py_modules:
-        with console.status("finding control"):
+        with screen.doing(console, "finding control") as tell:
             control = client.find_or_make(terms)
+            tell("starting the ingress")
             client.ask(control.open.remote(), 120)
-        with console.status("placing services"):
+            tell("placing services")
             changes = client.ask(control.apply.remote(text, str(path.resolve()), list(py_modules)), 600)
         terms = client.ask(control.terms.remote())
         url = f"http://{'127.0.0.1' if terms.host in ('0.0.0.0', '::') else terms.host}:{terms.port}"
@@ -139,15 +150,8 @@ def _apply(
         if detach or cluster is None:
             return 0 if status.ready else 1
         console.print("\nCtrl-C stops the fleet; `argosy up --detach` would leave it running.", highlight=False)
-        try:
-            while True:
-                client.status_of(control, status.version, 10.0)
-        except KeyboardInterrupt:
-            with console.status("stopping"):
-                client.ask(control.down.remote(), 120)
-    from ..serve import cluster as clusters
-
-    clusters.stop(home)
+        foreground.stay(console, control, status, home)
+    foreground.stop(home)
     console.print("stopped")
     return 0
 
@@ -167,43 +171,3 @@ def _routed(url: str, status: FleetStatus) -> None:
             if time.monotonic() > deadline:
                 raise ClusterError(f"/{name} to be reached through {url}", found, "argosy logs gateway")
             time.sleep(0.05)
-
-
-def down(fleet: str, console: Console) -> int:
-    """Stop the fleet of that name, or the only one that runs. Nothing running is no error."""
-    from ..serve import client
-    from ..serve import cluster as clusters
-
-    home = which(fleet)
-    if home is None:
-        console.print("no fleet runs here")
-        return 0
-    cluster = clusters.running(home)
-    if cluster is not None:
-        with console.status(f"stopping {home.fleet}"):
-            try:
-                with client.joined(cluster.address, cluster.environment):
-                    control = client.find()
-                    if control is not None:
-                        client.ask(control.down.remote(), 60)
-            except ClusterError as error:
-                console.print(f"control did not answer ({error}); ending its processes", highlight=False)
-    clusters.stop(home)
-    console.print(f"stopped {home.fleet}", highlight=False)
-    return 0
-
-
-def which(fleet: str) -> Home | None:
-    """The home of the named fleet, or of the only one that runs here; None when none does."""
-    from ..serve import cluster as clusters
-    from ..serve.home import Home
-
-    state = Settings.read().state
-    if fleet:
-        home = next((home for home in Home.all(state) if home.fleet == fleet), None)
-        return home if home and home.cluster() else None
-    running = [home for home in Home.all(state) if clusters.running(home)]
-    if len(running) > 1:
-        names = ", ".join(home.fleet for home in running)
-        raise FleetError("one fleet", f"{len(running)} run here: {names}", "--fleet NAME")
-    return running[0] if running else next((home for home in Home.all(state) if home.cluster()), None)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +21,8 @@ from .terms import Settings
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+CONNECT_SECONDS = 5.0  # for a Ray head to take a connection
+
 
 @contextmanager
 def joined(
@@ -30,22 +35,56 @@ def joined(
     os.environ.update(environment)
     import ray
 
+    _answers(address)
     runtime = {"py_modules": [str(wheel) for wheel in wheels]} if wheels else None
     try:
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            log_to_driver=not quiet,
-            logging_level=logging.ERROR,
-            runtime_env=cast(Any, runtime),
-            ignore_reinit_error=False,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"the Ray cluster at {address}", str(error).strip(), "ray status, RAY_AUTH_MODE") from None
-    try:
+        try:
+            with _terminated_as_before():
+                ray.init(
+                    address=address,
+                    namespace=NAMESPACE,
+                    log_to_driver=not quiet,
+                    logging_level=logging.ERROR,
+                    runtime_env=cast(Any, runtime),
+                    ignore_reinit_error=False,
+                )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            found = str(error).strip()
+            raise ClusterError(f"the Ray cluster at {address}", found, "ray status, RAY_AUTH_MODE") from None
         yield tuple(ray.get_runtime_context().runtime_env.get("py_modules") or ())
     finally:
         ray.shutdown()
+
+
+def joining(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """What to be a driver with on a cluster that someone else started: its own switches, made explicit."""
+    return {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "disabled"), "RAY_DEDUP_LOGS": "0"}
+
+
+def _answers(address: str) -> None:
+    """Ray would try for half a minute to reach an address where nobody listens."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        raise ClusterError(
+            "the HOST:PORT of a Ray head, as `ray status` takes it", repr(address), "--address HOST:6379"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"a Ray cluster at {address}", str(error), "ray status --address HOST:PORT") from None
+
+
+@contextmanager
+def _terminated_as_before() -> Iterator[None]:
+    """Ray's init takes SIGTERM for itself; whoever started us may have said what it means."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def find() -> ActorHandle[Any] | None:
@@ -115,6 +154,45 @@ def ask(call: Any, timeout: float | None = None) -> Any:
 
 def status_of(control: ActorHandle[Any], version: int = -1, timeout: float = 0.0) -> FleetStatus:
     return cast(FleetStatus, ask(control.watch.remote(version, timeout), timeout + 30))
+
+
+def changed(control: ActorHandle[Any], version: int, alive: Callable[[], bool]) -> FleetStatus | None:
+    """The status when it is newer than `version`, or after ten seconds as it is; None as soon as `alive` denies it:
+    a call into a cluster that has died does not return."""
+    import ray
+
+    call: Any = control.watch.remote(version, 10.0)
+    while not ray.wait([call], timeout=1.0)[0]:
+        if not alive():
+            return None
+    return cast(FleetStatus, ask(call, 10))
+
+
+def take_off(fleet: str = "") -> str | None:
+    """Take the fleet off the joined cluster and leave Ray running; returns its name, None where none runs there.
+
+    Ray Serve goes too where nobody else has deployed anything. ClusterError when another fleet than the named one runs.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    control: Any = find()
+    if control is None:
+        return None
+    name = str(ask(control.alive.remote(), 120))
+    if fleet and fleet != name:
+        raise ClusterError(
+            f"the fleet {fleet} on this cluster", f"it runs the fleet {name}", f"argosy down --fleet {name}"
+        )
+    ask(control.down.remote(), 120)
+    ray.kill(control)
+    try:
+        if not serve.status().applications:
+            cast(Any, serve).shutdown()
+    except RayServeException:  # it does not run
+        pass
+    return name
 
 
 def local(cluster: Cluster) -> tuple[str, Mapping[str, str]]:

@@ -50,8 +50,12 @@ def start(
 ) -> Cluster:
     """Start Ray here: no GPU in Ray's eyes, one resource of capacity 1 per device, loopback wherever Ray lets us.
 
-    ClusterError when a port is taken or Ray does not answer in time; nothing is left behind then.
+    ClusterError when a port is taken or Ray does not answer in time; nothing is left behind then. What a cluster of
+    this fleet that died left behind is taken away first.
     """
+    if home.cluster() is not None:
+        progress("taking away what a dead cluster left")
+        stop(home)
     _port_is_free(host, port, home)
     ports = flags.Ports.free()
     environment = {**flags.ray(home.token, ports), **flags.serve(home.temp, ports, haproxy=haproxy)}
@@ -96,13 +100,16 @@ def start(
         environment=environment,
     )
     home.note(cluster)
-    deadline = time.monotonic() + START_SECONDS
-    while not _started(log):
-        if process.poll() is not None or time.monotonic() > deadline:
-            said = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:])
-            stop(home)
-            raise ClusterError("Ray to start", f"{log} ends with:\n{said}", "argosy up, after mending what it says")
-        time.sleep(0.05)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _started(log):
+            if process.poll() is not None or time.monotonic() > deadline:
+                said = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:])
+                raise ClusterError("Ray to start", f"{log} ends with:\n{said}", "argosy up, after mending what it says")
+            time.sleep(0.05)
+    except BaseException:  # Ctrl-C is one: whoever gives up here must not leave Ray behind
+        stop(home)
+        raise
     return cluster
 
 

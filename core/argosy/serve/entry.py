@@ -93,6 +93,7 @@ class Entry:
             engine=assignment.engine.name,
             backend=assignment.device.backend,
             device=assignment.device.name,
+            index=assignment.device.index,
             node=self.ready.node.name,
             share=assignment.share,
             budget=assignment.budget,

@@ -34,6 +34,7 @@ class ServiceStatus:
     engine: str = ""
     backend: str = ""
     device: str = ""
+    index: int = 0  # the device's, on its node
     node: str = ""
     share: float = 0.0
     budget: int | None = None
