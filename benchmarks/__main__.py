@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -110,12 +111,18 @@ def _endpoint(given: str | None, fleet: Path) -> Iterator[str]:
         return
     content = yaml.safe_load(fleet.read_text())
     port = (content.get("endpoint") or {}).get("port", 8000)
-    if subprocess.run([ARGOSY, "up", "--detach", fleet]).returncode:
+    down = [ARGOSY, "down", "--fleet", content.get("name", "default")]
+    try:
+        failed = subprocess.run([ARGOSY, "up", "--detach", fleet]).returncode
+    except BaseException:  # interrupted while it started
+        subprocess.run(down)
+        raise
+    if failed:
         raise Refused(f"`argosy up --detach {fleet}` failed; a fleet that runs is measured with --endpoint")
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        subprocess.run([ARGOSY, "down", "--fleet", content.get("name", "default")])
+        subprocess.run(down)
 
 
 def _fleet(endpoint: str) -> dict[str, Any]:
@@ -150,5 +157,10 @@ def _commit() -> str:
     return found.stdout.strip()
 
 
+def _end(signum: int, frame: object) -> None:
+    sys.exit(128 + signum)  # through every `finally`: what was started is stopped
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main(sys.argv[1:]))
