@@ -83,7 +83,7 @@ def status(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        console.print(screen.view(seen))
+        screen.show(console, seen)
         ingress = "HAProxy" if seen.haproxy else "Ray's Python proxy (a tenth of the requests per second)"
         console.print(f"endpoint {endpoint}, ingress: {ingress}", highlight=False)
     raise typer.Exit(0 if seen.ready else 1)

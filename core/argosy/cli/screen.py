@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -58,7 +58,7 @@ def follow(console: Console, ask: Callable[[int], FleetStatus], fleet: str) -> F
     with Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else _Quiet() as live:
         while not all(one.phase in _FINAL for one in status.services.values()):
             if isinstance(live, Live):
-                live.update(view(status, time.monotonic() - started))
+                live.update(table(status, time.monotonic() - started))
             else:
                 for name, one in status.services.items():
                     line = f"{name}: {one.phase}{f' ({one.doing})' if one.doing else ''}"
@@ -89,17 +89,20 @@ def changes(before: FleetStatus, now: FleetStatus) -> Iterator[str]:
         yield f"{name}: removed"
 
 
-def view(status: FleetStatus, seconds: float | None = None) -> Group:
-    """The services, and below them the devices by their whole names."""
-    lines = []
+def show(console: Console, status: FleetStatus) -> None:
+    """The services, below them what is to be said of one, and the devices by their whole names."""
+    console.print(table(status))
+    for name, one in status.services.items():
+        if one.reason:
+            said = Text.assemble((name, _STYLE[one.phase]), f" is {one.phase}: {one.reason}")
+            console.print(said, highlight=False, soft_wrap=True)
     for node, devices in status.nodes.items():
         for device in devices:
             size = f", {device['memory_bytes'] / 2**30:.1f} GiB" if device["memory_bytes"] else ""
             cores = f", {device['cores']} cores" if device["cores"] else ""
             problems = f" ({'; '.join(device['problems'])})" if device["problems"] else ""
             label = f"{node}/{device['backend']}:{device['index']}"
-            lines.append(Text(f"{label}  {device['name']}{cores}{size}{problems}", style="dim"))
-    return Group(table(status, seconds), *lines)
+            console.print(Text(f"{label}  {device['name']}{cores}{size}{problems}", style="dim"), soft_wrap=True)
 
 
 def table(status: FleetStatus, seconds: float | None = None) -> Table:
@@ -117,7 +120,7 @@ def table(status: FleetStatus, seconds: float | None = None) -> Table:
             f"{one.share:g} {one.enforcement}" if one.share else "",
             memory(one),
             f"{len(one.running)}/{one.replicas}" if one.replicas else "",
-            one.reason or one.doing,
+            one.doing,
         )
     return grid
 
@@ -133,12 +136,8 @@ def memory(one: ServiceStatus) -> str:
 
 def result(console: Console, status: FleetStatus, url: str, dashboard: str, path: str) -> None:
     """What is there now, and what to type next."""
-    console.print(view(status))
+    show(console, status)
     if not status.ready:
-        for name, one in status.services.items():
-            if one.phase is not Phase.READY:
-                console.print(f"[red]{name}[/red] is {one.phase}: ", end="", highlight=False)
-                console.print(one.reason or one.doing, markup=False, highlight=False, soft_wrap=True)
         console.print("the other services answer; mend the file and run `argosy up` again", highlight=False)
     console.print(f"\nEvery model answers at {url}, for example:", highlight=False)
     for name, one in status.services.items():
