@@ -20,7 +20,7 @@ from ..errors import ClusterError
 from . import flags
 from .home import Cluster, Home
 
-START_SECONDS = 60  # for Ray's head to answer
+START_SECONDS = 180  # for Ray's head to answer, on a machine with more to do; one that fails ends sooner by itself
 STOP_SECONDS = 3  # for Ray's processes to end by themselves before they are killed
 OBJECT_STORE = 100 * 2**20  # bytes; requests travel by HTTP, so Ray's store holds next to nothing
 
