@@ -149,9 +149,9 @@ def test_speech_in_every_format(connect: Connect, place: str, kind: str) -> None
     ) as reply:
         assert reply.headers["content-type"].startswith(audio.FORMATS[kind])
         sound = reply.read()
-    if kind == "pcm":  # 16 bits little-endian, no header, at the voice's own rate
+    if kind == "pcm":  # 16 bits little-endian, no header, at the rate that OpenAI's clients expect
         assert np.abs(np.frombuffer(sound, "<i2")).max() > 1_000
-        seconds = len(sound) / 2 / 22_050
+        seconds = len(sound) / 2 / 24_000
     else:
         samples = audio.decode(sound, rate=16_000)
         assert np.abs(samples).max() > 0.03
