@@ -55,8 +55,9 @@ class OnOpenvino(Chat):
     """Continuous batching; template and tokenizer come out of the weights.
 
     Answers depend a little on what else is in the batch: the engine rounds differently for one row and for many.
-    Where the same question has to get the same answer in any company, at half the speed, give the engine options
-    DYNAMIC_QUANTIZATION_GROUP_SIZE: 0, INFERENCE_PRECISION_HINT: f32 and KV_CACHE_PRECISION: f16.
+    Where a greedy answer has to be the same in any company, at half the speed, give the engine options
+    DYNAMIC_QUANTIZATION_GROUP_SIZE: 0, INFERENCE_PRECISION_HINT: f32 and KV_CACHE_PRECISION: f16. A seed repeats a
+    sampled answer where the request is alone.
     """
 
     @classmethod
@@ -213,6 +214,11 @@ class _Stepper:
         self._number = 0
         self._thread = threading.Thread(target=self._run, name="argosy-llm-steps", daemon=True)
         self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Requests that hold a slot of the engine."""
+        return len(self._running)
 
     def add(self, stream: _Stream) -> None:
         self._arrived.put(stream)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import argosy
 from argosy import tasks
 from argosy.errors import WeightsError
@@ -20,9 +22,11 @@ ENDS = (r"[.!?…。！？]+[\"'”’)\]]*\s+|\n", r"[,;:–—、，；：]\s*
 
 
 class Options(argosy.Options):
-    """max_characters: a longer text is refused; 20,000 characters are some twenty minutes of speech"""
+    """max_characters: a longer text is refused; 20,000 characters are some twenty minutes of speech
+    pause: seconds of silence between sentences"""
 
     max_characters: int = argosy.live(20_000, ge=1)
+    pause: float = argosy.live(0.25, ge=0, le=5)
 
 
 class Speech(argosy.Model):
@@ -69,11 +73,12 @@ class OnOnnxruntime(Speech):
         text = self._text(request)
         voice, speaker = self._voice(request.voice)
         settings = SynthesisConfig(speaker_id=speaker, length_scale=voice.config.length_scale / request.speed)
-        spoken = False
+        spoken, silence = False, np.zeros(0, np.float32)
         for block in _blocks(text):
             for chunk in voice.synthesize(block, settings):
+                yield tasks.Sound(np.concatenate([silence, chunk.audio_float_array]), chunk.sample_rate)
+                silence = np.zeros(int(self.config.pause * chunk.sample_rate / request.speed), np.float32)
                 spoken = True
-                yield tasks.Sound(chunk.audio_float_array, chunk.sample_rate)
                 if ctx.cancelled:
                     return
         if not spoken:
