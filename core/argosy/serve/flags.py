@@ -5,6 +5,7 @@ They must stand in the environment of every process of the cluster before Ray is
 
 from __future__ import annotations
 
+import shlex
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def serve(temp: Path, ports: Ports, *, haproxy: bool) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # Ray's defaults stand in one folder of /tmp for every cluster of a machine.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),  # `haproxy_script` is what stands there
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
@@ -110,6 +112,12 @@ def serve(temp: Path, ports: Ports, *, haproxy: bool) -> dict[str, str]:
         # A replica that was killed is noticed by its first refused connection.
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
     }
+
+
+def haproxy_script(binary: str) -> str:
+    """HAProxy without splice(), which Ray's configuration asks for. With it HAProxy 2.8 misses that a client left whose
+    body came in a packet of its own, and spins until the answer is there (measured: 22 of 30; without: none)."""
+    return f'#!/bin/sh\nexec {shlex.quote(binary)} -dS "$@"\n'
 
 
 def haproxy_in(environment: Mapping[str, str]) -> bool:
