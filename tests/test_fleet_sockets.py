@@ -27,12 +27,8 @@ def outside(fleet: Running) -> set[tuple[str, int]]:
 
 def test_nothing_but_what_is_documented_listens_beyond_loopback(fleet: Running) -> None:
     found = outside(fleet)
-    haproxy = {port for command, port in found if "haproxy" in command}
     replicas = [(command, port) for command, port in found if command.startswith("ray::ServeReplica:")]
-    others = [(command, port) for command, port in found if (command, port) not in replicas and port not in haproxy]
+    others = [(command, port) for command, port in found if (command, port) not in replicas]
     assert others == []
-    assert len(haproxy) == 2, "HAProxy's metrics and statistics, which Ray gives no address"
     assert len({command for command, _ in replicas}) == len(replicas), "Ray Serve's own gRPC, one port a replica"
-    page = (ROOT / "docs/running.md").read_text()
-    for word in ("HAProxy's metrics", "statistics", "gRPC"):
-        assert word in page
+    assert "gRPC" in (ROOT / "docs/running.md").read_text()
