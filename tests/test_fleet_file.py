@@ -299,18 +299,16 @@ def test_the_default_fleet_is_valid_and_leaves_room():
     check(fleet, load(), file)
 
 
-@pytest.mark.parametrize(("gib", "cores"), [(3, 1), (22, 2), (60, 16)])
+@pytest.mark.parametrize(("gib", "cores"), [(6, 1), (22, 2), (60, 16)])
 def test_the_default_fleet_has_a_place_for_every_service_on_machines_small_and_large(gib, cores, tmp_path):
     from argosy.backend import Device
-    from argosy.cli import here
     from argosy.plan.place import Node
-    from argosy.settings import Settings
+    from argosy.runtime.survey import survey
 
     file = ROOT / "examples/default/fleet.yaml"
     cpu = Device(backend="cpu", name="c", architecture="x86-64", memory_bytes=gib * 2**30, cores=cores)
     machine = Node(name="small", devices=(cpu,), cores=cores)
-    settings = Settings.read({"HOME": str(tmp_path)})
-    plan = here.plan(read(file), load(), machine, file.parent, settings)
+    plan = survey(read(file), load(), [machine], file.parent, store=tmp_path)
     assert plan.pending == {}
     engines = {placement.service: placement.engine.name for placement in plan.placements}
     assert engines["llm"] == "openvino_genai"

@@ -19,7 +19,6 @@ _STYLE = {
     Phase.STARTING: "cyan",
     Phase.PENDING: "magenta",
     Phase.FAILED: "red",
-    Phase.LEAVING: "dim",
 }
 _FINAL = frozenset({Phase.READY, Phase.DEGRADED, Phase.FAILED, Phase.PENDING})
 

@@ -117,7 +117,7 @@ class Node(Strict):
 
 
 class Endpoint(Strict):
-    host: str = "127.0.0.1"
+    host: Literal["127.0.0.1", "0.0.0.0"] = Field("127.0.0.1", description="this machine alone, or every interface")
     port: int = Field(8000, ge=1, le=65535)
 
 

@@ -99,6 +99,7 @@ class Entry:
             budget=assignment.budget,
             estimate=self.ready.estimate,
             enforcement=assignment.enforcement,
+            body=assignment.bounds.body,
             why=self.ready.why,
             replicas=self.ready.replicas,
             about=dict(about),

@@ -36,6 +36,7 @@ HELD = 64  # requests that may wait here for services that are absent
 HOLD_SECONDS = 60.0  # for which one may
 AGAIN_SECONDS = 0.1  # between two tries to reach a service that has just come
 CHUNK = 64 * 1024
+LARGEST = 2**40  # bytes: the door at the root bounds nothing that the services would take
 HOP = b"argosy-hop"  # a request that the ingress sent back to us, for its service has no application
 _OWN = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"content-length", b"proxy-connection"}
 
@@ -170,7 +171,8 @@ class Gateway:
         return found
 
     def _bound(self) -> int:
-        return Bounds().body
+        """Bytes that are read before it is known whose they are: the service's own door is the stricter one."""
+        return max((one.body for one in self._status.services.values()), default=0) or Bounds().body
 
     async def _deliver(self, scope: Scope, send: Send, name: str, target: str, body: bytes, ctx: Context) -> None:
         """Forward, waiting while the service is on its way; every wait is bounded in number and in time."""
@@ -250,7 +252,7 @@ class Root:
         return Door(
             self._gateway,
             service=GATEWAY,
-            bounds=Bounds(timeout=3600.0),
+            bounds=Bounds(timeout=86_400.0, body=LARGEST),
             meter=self._meter,
             served_by=GATEWAY,
             echo_id=False,

@@ -15,7 +15,6 @@ class Phase(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"  # answers, but not on what was planned
     FAILED = "failed"  # gave up; `reason` says why
-    LEAVING = "leaving"
 
     @property
     def answers(self) -> bool:
@@ -40,6 +39,7 @@ class ServiceStatus:
     budget: int | None = None
     estimate: int | None = None
     enforcement: str = ""
+    body: int = 0  # bytes of one request that it takes
     why: str = ""
     replicas: int = 0  # wanted
     about: dict[str, str] = field(default_factory=dict)
