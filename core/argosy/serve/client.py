@@ -50,7 +50,9 @@ def joined(
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
             found = str(error).strip()
-            raise ClusterError(f"the Ray cluster at {address}", found, "ray status, RAY_AUTH_MODE") from None
+            raise ClusterError(
+                f"the Ray cluster at {address}", found, "its RAY_AUTH_MODE and token, as it has them"
+            ) from None
         yield tuple(ray.get_runtime_context().runtime_env.get("py_modules") or ())
     finally:
         ray.shutdown()
