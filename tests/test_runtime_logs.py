@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -82,10 +83,28 @@ def test_a_log_file_is_written_beside_and_does_not_grow_without_end(
     written: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "LONGEST", 2000)
+    monkeypatch.setattr(logs, "BATCH", 4)
     logs.setup("text", service="talks", stream=written, folder=str(tmp_path))
     for number in range(100):
         log.info("line %d", number)
+    logs.setup("text", stream=written)  # which closes the file
     assert sorted(path.name for path in tmp_path.iterdir()) == ["talks.log", "talks.log.1"]
     assert all(path.stat().st_size < 2200 for path in tmp_path.iterdir())
     assert (tmp_path / "talks.log").read_text().splitlines()[-1].endswith("line 99")
     assert written.getvalue().count("\n") == 100
+
+
+def test_lines_of_a_file_are_written_together_soon_and_warnings_at_once(tmp_path: Path) -> None:
+    logs.setup("text", service="talks", folder=str(tmp_path), console=False)
+    file = tmp_path / "talks.log"
+    log.info("first")
+    log.info("second")
+    assert file.read_text() == ""
+    until = time.monotonic() + 5
+    while file.read_text().count("\n") < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [line.split()[-1] for line in file.read_text().splitlines()] == ["first", "second"]
+    log.info("third")
+    log.warning("fourth")
+    assert [line.split()[-1] for line in file.read_text().splitlines()][2:] == ["third", "fourth"]
+    logs.setup("text")

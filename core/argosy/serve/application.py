@@ -37,7 +37,7 @@ class Application:
     """What Ray Serve runs: loads the planned model, answers, and tells control how it is."""
 
     def __init__(self, assignment: Assignment, digest: str) -> None:
-        logs.setup(assignment.log_format, service=assignment.service, folder=assignment.logs)
+        logs.setup(assignment.log_format, service=assignment.service, folder=assignment.logs, console=False)
         self._assignment, self._digest = assignment, digest
         self._meter = RayMeter(assignment.service)
         self._control: ActorHandle[Any] | None = None

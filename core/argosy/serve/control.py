@@ -43,7 +43,7 @@ class Control:
     """`home` is the fleet's folder on the head; `settings` are what every apply needs to know of this cluster."""
 
     def __init__(self, settings: Settings) -> None:
-        logs.setup(settings.log_format, service="control", folder=settings.logs)
+        logs.setup(settings.log_format, service="control", folder=settings.logs, console=False)
         self._settings = settings
         self._store = Store(settings.store)
         self._entries: dict[str, Entry] = {}

@@ -242,7 +242,7 @@ class Root:
     """What Ray Serve wraps."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
-        logs.setup(settings.log_format, service="gateway", folder=settings.logs)
+        logs.setup(settings.log_format, service="gateway", folder=settings.logs, console=False)
         self._gateway = Gateway(settings)
         self._meter = RayMeter("gateway")
         self._flushing = asyncio.create_task(self._meter.run())
