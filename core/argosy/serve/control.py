@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from ray.serve.exceptions import RayServeException
 from ..errors import ArgosyError, ClusterError
 from ..plan.place import Node
 from ..runtime import logs
-from . import deploy
+from . import deploy, flags
 from .entry import Entry
 from .names import GATEWAY
 from .prepare import Prepared, Ready
@@ -44,7 +45,8 @@ class Control:
 
     def __init__(self, settings: Settings) -> None:
         logs.setup(settings.log_format, service="control", folder=settings.logs, console=False)
-        self._settings = settings
+        # Whoever made this control may have been told otherwise by the shell it was called from.
+        self._settings = dataclasses.replace(settings, haproxy=flags.haproxy_in(os.environ))
         self._store = Store(settings.store)
         self._entries: dict[str, Entry] = {}
         self._nodes: tuple[Node, ...] = ()

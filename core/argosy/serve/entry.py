@@ -37,8 +37,12 @@ class Entry:
         return entry
 
     def hear(self, report: dict[str, Any]) -> None:
-        if not self.gone:
-            self.reports[report["replica"]] = report
+        if self.gone or self.ready is None:
+            return
+        self.reports[report["replica"]] = report
+        # Where more report than are wanted, the one that was silent longest has a successor.
+        while len(current := self.current()) > self.ready.replicas:
+            del self.reports[min(current, key=lambda one: one["at"])["replica"]]
 
     def give_up(self, reason: str) -> None:
         self.gone, self.reason, self.serving = True, reason, False
