@@ -138,6 +138,9 @@ class Replica:
             except Exception as error:  # noqa: BLE001 - close() is a plugin's; the replica ends all the same
                 log.warning("%s did not close: %s", self._plugin, error or type(error).__name__)
         worker.stop()
+        del instance
+        # A native library that is still at work when the interpreter ends takes the process down with it.
+        await asyncio.to_thread(worker.join, _CLOSE_SECONDS)
 
     async def _fetch(self, tell: Callable[[str], None]) -> Any:
         """The model's weights, or None for one that needs none."""

@@ -16,7 +16,7 @@ import aiohttp
 from ray import serve
 
 from ..api import openapi
-from ..api.dialect import read
+from ..api.dialect import read, too_large
 from ..api.root import Listed, RootRoute, model_of, model_page, models_page, refusal, root_document, root_routes
 from ..api.service import lifespan
 from ..api.table import below
@@ -132,12 +132,12 @@ class Gateway:
         first = path.split("/", 2)[1]
         if first in self._status.services:  # it is absent, or the ingress would not have come here
             service, target = self._status.services[first], path
-            body = await read(receive, self._bound())
+            body = await self._body(scope, receive)
         else:
             roots = self._routes.get((path, scope["method"]))
             if roots is None:
                 raise self._unknown(path, scope["method"])
-            body = await read(receive, self._bound())
+            body = await self._body(scope, receive)
             service = self._named(roots, model_of(scope, body), path)
             target = f"/{service.name}{path}"
         if any(key == HOP for key, _ in scope["headers"]):
@@ -169,6 +169,13 @@ class Gateway:
         if found.task and found.task not in tasks:
             raise BadRequest(f"{model} does {found.task}, {path} is for {' or '.join(sorted(tasks))}", param="model")
         return found
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body; one that is announced as too large is refused before it is sent."""
+        announced = next((value for key, value in scope["headers"] if key == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > self._bound():
+            raise too_large(self._bound())
+        return await read(receive, self._bound())
 
     def _bound(self) -> int:
         """Bytes that are read before it is known whose they are: the service's own door is the stricter one."""

@@ -54,11 +54,10 @@ class RayMeter(Meter):
         """Hand everything over to Ray."""
         sums, self._sums = self._sums, {}
         seen, self._seen = self._seen, {}
-        last, self._last = self._last, {}
         for (name, tags), value in sums.items():
             if value > 0:
                 self._ray[name].inc(value, {"service": self._service, **dict(tags)})  # type: ignore[attr-defined]
-        for (name, tags), value in last.items():
+        for (name, tags), value in self._last.items():  # again and again: Ray forgets a gauge that nobody sets
             self._ray[name].set(value, {"service": self._service, **dict(tags)})  # type: ignore[attr-defined]
         for (name, tags), values in seen.items():
             mine = {"service": self._service, **dict(tags)}
