@@ -7,6 +7,7 @@ import logging
 import queue
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ CHARACTERS = 64  # per token of `max_model_len`: a longer text is refused before
 WINDOW = 24  # tokens that are decoded together; the cost of a step grows with it
 CONTEXT = 6  # of them that stay when it is cut: a character has at most four tokens
 PAUSE = 0.05  # seconds that a step waits at most for a busy event loop
+BURST, QUIET = 0.04, 0.004  # seconds that a step waits for successors, altogether and for the next one
 TURNS = 8  # of the event loop between two steps; one with nothing to do takes some 20 microseconds
 
 
@@ -213,6 +215,7 @@ class _Stepper:
         self._arrived: queue.SimpleQueue[_Stream | None] = queue.SimpleQueue()
         self._running: list[_Stream] = []
         self._number = 0
+        self._ended = 0  # requests that ended with the last step
         self._thread = threading.Thread(target=self._run, name="argosy-llm-steps", daemon=True)
         self._thread.start()
 
@@ -230,6 +233,7 @@ class _Stepper:
 
     def _run(self) -> None:
         while self._admit(wait=not self._running and not self._pipeline.has_non_finished_requests()):
+            self._gather()
             for stream in self._running:
                 if stream.left:
                     stream.handle.cancel()
@@ -244,6 +248,7 @@ class _Stepper:
                 if isinstance(delta, argosy.RequestError) or delta.finish:
                     stream.handle.cancel()  # a stop string is ours to see, so the engine may not know yet
                     self._running.remove(stream)
+                    self._ended += 1
             self._deliver(news)
         for stream in self._running:
             stream.handle.cancel()
@@ -255,17 +260,37 @@ class _Stepper:
             if stream is None:
                 return False
             wait = False
-            if stream.left:
-                continue
-            self._number += 1
-            try:
-                stream.handle = self._pipeline.add_request(self._number, stream.prompt, stream.config)
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[-1]
-                self._deliver([(stream, argosy.BadRequest(f"the engine refuses this request: {reason}"))])
-            else:
-                self._running.append(stream)
+            self._take(stream)
         return True
+
+    def _gather(self) -> None:
+        """Requests that ended together have successors that come together: with the first of them the others are
+        waited for, moments, or each would wait for a whole step that it might have been part of."""
+        until = time.monotonic() + BURST
+        while self._ended > 1 and (left := until - time.monotonic()) > 0:
+            try:
+                stream = self._arrived.get(timeout=min(QUIET, left))
+            except queue.Empty:
+                break
+            if stream is None:
+                self._arrived.put(None)  # the end: `_admit` is to see it
+                break
+            self._take(stream)
+            self._ended -= 1
+        self._ended = 0
+
+    def _take(self, stream: _Stream) -> None:
+        """Give a request to the engine."""
+        if stream.left:
+            return
+        self._number += 1
+        try:
+            stream.handle = self._pipeline.add_request(self._number, stream.prompt, stream.config)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            self._deliver([(stream, argosy.BadRequest(f"the engine refuses this request: {reason}"))])
+        else:
+            self._running.append(stream)
 
     def _read(self) -> list[tuple[_Stream, tasks.ChatDelta | argosy.RequestError]]:
         """What the step brought, decoded for all requests at once."""
