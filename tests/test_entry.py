@@ -68,7 +68,7 @@ def test_a_degraded_replica_makes_the_service_degraded(entry: Entry) -> None:
 
 def test_a_replica_that_fell_silent_is_taken_for_dead(entry: Entry) -> None:
     entry.hear(report("a", at=time.time() - STALE_SECONDS - 1))
-    entry.see(RUNNING, time.time())
+    entry.forget(time.time())
     assert entry.phase() is Phase.STARTING
     assert entry.status().running == []
 

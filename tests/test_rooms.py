@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. A room imports what stands below it, itself, and nobody beside it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("settings", "audio"),
+    ("settings", "audio", "machine"),
     ("contract",),
     ("argosy",),
     ("encoder", "registry"),

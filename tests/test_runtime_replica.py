@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from argosy import Context, live
+from argosy import Context, live, machine
 from argosy.engines import Onnxruntime, Python
 from argosy.errors import Overloaded, PluginError, ReplicaError, WeightsError
 from argosy.fleet.sources import parse_model
@@ -366,12 +366,12 @@ def test_memory_is_that_of_the_process_and_its_children() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        assert child.pid in memory.family(os.getpid())
+        assert child.pid in machine.family(os.getpid())
         after = memory.measure(MockBackend(), MockBackend().detect()[0])
         child.communicate("\n")
     assert not after.told
     assert after.bytes - before.bytes > 60 * 2**20
-    assert memory.proportional(child.pid) == 0
+    assert machine.proportional(child.pid) == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 import argosy
+from argosy import machine
 from argosy.backend import Enforcement
 from argosy.engines import Ctranslate2, Engine, Onnxruntime, Openvino, OpenvinoGenai, Python, Torch, Vllm
 
@@ -37,12 +36,12 @@ class Cpu(argosy.Backend):
     name = "cpu"
 
     def detect(self, root: Path = Path("/")) -> Sequence[argosy.Device]:
-        info = _read(root / "proc/cpuinfo")
+        info = machine.text(root / "proc/cpuinfo")
         if not info:
             return ()
-        flags = set(_field(info, "flags", "Features").split())
+        flags = set(machine.field(info, "flags", "Features").split())
         architecture = next((name for flag, name in VECTORS if flag in flags), "unknown")
-        name = " ".join(_field(info, "model name", "Model", "Hardware").split()) or architecture
+        name = " ".join(machine.field(info, "model name", "Model", "Hardware").split()) or architecture
         device = argosy.Device(
             backend=self.name,
             name=name,
@@ -77,8 +76,8 @@ class Cpu(argosy.Backend):
     def held(self, device: argosy.Device) -> Sequence[argosy.Held]:
         """This process and its children, pages that are shared counted in proportion. Strangers are not listed: whose
         memory is a model's and whose is a browser's cannot be told on a host."""
-        own = psutil.Process()
-        return tuple(_held([own, *own.children(recursive=True)]))
+        mine = sorted(machine.family(os.getpid()))
+        return tuple(argosy.Held(pid=pid, bytes=machine.proportional(pid)) for pid in mine)
 
     def enforcement(self, device: argosy.Device) -> Enforcement:
         return "counted"
@@ -99,22 +98,12 @@ class Cpu(argosy.Backend):
         return findings
 
 
-def _held(processes: Sequence[psutil.Process]) -> Iterator[argosy.Held]:
-    for process in processes:
-        try:
-            yield argosy.Held(pid=process.pid, bytes=process.memory_full_info().pss)
-        except psutil.AccessDenied:
-            yield argosy.Held(pid=process.pid, bytes=process.memory_info().rss)
-        except psutil.NoSuchProcess:
-            continue  # it ended meanwhile
-
-
 def _memory(root: Path) -> int | None:
     """Bytes for models; None where /proc/meminfo does not tell."""
-    found = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    found = re.search(r"^MemTotal:\s+(\d+) kB", machine.text(root / "proc/meminfo"), re.MULTILINE)
     if not found:
         return None
-    limits = [_number(text) for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes")]
+    limits = [machine.number(text) for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes")]
     total = min([int(found[1]) * 1024, *(limit for limit in limits if limit)])
     return max(total - RESERVE, int(total * LEAST))
 
@@ -122,57 +111,37 @@ def _memory(root: Path) -> int | None:
 def _cores(root: Path, info: str) -> int:
     """Whole cores: those this process may run on, bounded by the control group's quota; at least one."""
     cores = len(re.findall(r"^processor\s*:", info, re.MULTILINE)) or os.cpu_count() or 1
-    allowed = _field(_read(root / "proc/self/status"), "Cpus_allowed_list")
+    allowed = machine.field(machine.text(root / "proc/self/status"), "Cpus_allowed_list")
     if allowed:
         cores = min(cores, sum(_span(part) for part in allowed.split(",")))
     for text in _limits(root, "cpu", "cpu.max"):
         quota, _, period = text.partition(" ")
-        if _number(quota) and _number(period):
-            cores = min(cores, _number(quota) // _number(period))
+        if machine.number(quota) and machine.number(period):
+            cores = min(cores, machine.number(quota) // machine.number(period))
     quotas, periods = (list(_limits(root, "cpu", name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     for quota, period in zip(quotas, periods, strict=False):
-        if _number(quota) and _number(period):
-            cores = min(cores, _number(quota) // _number(period))
+        if machine.number(quota) and machine.number(period):
+            cores = min(cores, machine.number(quota) // machine.number(period))
     return max(cores, 1)
 
 
 def _limits(root: Path, controller: str, *names: str) -> Iterator[str]:
     """What the control groups of this process say, version 2 and version 1, from its own group up to the root."""
     base = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines() or ["0::/"]:
+    for line in machine.text(root / "proc/self/cgroup").splitlines() or ["0::/"]:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and controller not in controllers.split(","):
             continue
         folder = base / controller if controllers else base
         own = Path(path.lstrip("/"))
         for group in (own, *own.parents):
-            yield from (text for name in names if (text := _read(folder / group / name).strip()))
+            yield from (text for name in names if (text := machine.text(folder / group / name)))
 
 
 def _span(text: str) -> int:
     """How many cores `3` or `0-7` means."""
     first, _, last = text.partition("-")
-    return _number(last or first) - _number(first) + 1
-
-
-def _number(text: str) -> int:
-    """0 for `max`, `-1` and whatever else is no number: no limit."""
-    return int(text) if text.isdecimal() else 0
-
-
-def _field(text: str, *names: str) -> str:
-    """The first `name : value` of the first name that is there; empty where none is."""
-    for name in names:
-        if found := re.search(rf"^{name}\s*:[ \t]*(.*)$", text, re.MULTILINE):
-            return found[1].strip()
-    return ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+    return machine.number(last or first) - machine.number(first) + 1
 
 
 @argosy.hookimpl

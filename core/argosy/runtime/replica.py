@@ -36,7 +36,7 @@ log = logging.getLogger("argosy.runtime")
 
 CANARY_SECONDS = 120.0  # the first answer may compile kernels
 _SAMPLE_SECONDS = 1.0  # between two looks at memory and queue
-_SAMPLE_COST = 0.01  # of one core that looking at memory may take
+_SAMPLE_COST = 0.003  # of one core that looking at memory may take
 _CLOSE_SECONDS = 10.0  # that a model gets to end what it does and close
 
 
@@ -55,6 +55,7 @@ class Replica:
         self._backend = registry.backend(assignment.device.backend)
         self._how = _implementation(registry, assignment)
         self.model = self._how.model
+        self._engine_version = type(assignment.engine).version() or ""  # looked up once: it reads package metadata
         self.service, self.served_by, self.bounds = assignment.service, assignment.served_by, assignment.bounds
         self.task, self.features = self.model.task, self.model.features
         self.about: Mapping[str, str] = self.model.about
@@ -299,7 +300,7 @@ class Replica:
             variant=self.assignment.variant,
             plugin=self.assignment.plugin,
             engine=engine.name,
-            engine_version=type(engine).version() or "",
+            engine_version=self._engine_version,
             backend=device.backend,
             device=device.name,
             share=self.assignment.share,

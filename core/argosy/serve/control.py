@@ -32,8 +32,8 @@ from .status import FleetStatus, Phase
 from .store import Store
 from .terms import Settings
 
-LOOK_SECONDS = 0.5  # between two looks at Ray Serve while a service is not Ready
-REST_SECONDS = 2.0  # while all are
+LOOK_SECONDS = 0.5  # between two looks at the replicas' reports, and at Ray Serve while a service is not Ready
+REST_SECONDS = 10.0  # between two looks at Ray Serve while all are: building its answer takes 50 ms of a core
 RESTORE_SECONDS = 25.0  # for which a control that came back may keep whoever asks it waiting
 
 log = logging.getLogger("argosy.control")
@@ -212,21 +212,29 @@ class Control:
             self._store.measure(deploy.ledger_key(entry.ready, status["engine_version"]), status["memory"], entry.peak)
 
     async def _watch(self) -> None:
-        """Look at Ray Serve now and then, for what replicas cannot say of themselves."""
+        """Miss replicas that fell silent, and look at Ray Serve for what they cannot say of themselves."""
+        looked = -REST_SECONDS
         while True:
             try:
                 if not self._restored.is_set():
                     await self._restore()
-                statuses = (await self._serve(serve.status)).applications
+                for entry in self._entries.values():
+                    entry.forget(time.time())
+                if not self.status().ready or time.monotonic() - looked > REST_SECONDS:
+                    await self._look()
+                    looked = time.monotonic()
             except (RayError, RayServeException, ArgosyError) as error:
                 log.warning("looking again: %s", error)
             else:
-                for name, entry in self._entries.items():
-                    entry.see(statuses.get(name), time.time())
-                    if entry.hopeless and not entry.gone:
-                        await self._give_up(name, entry, entry.hopeless)
                 await self._settle()
-            await asyncio.sleep(REST_SECONDS if self.status().ready else LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        statuses = (await self._serve(serve.status)).applications
+        for name, entry in self._entries.items():
+            entry.see(statuses.get(name), time.time())
+            if entry.hopeless and not entry.gone:
+                await self._give_up(name, entry, entry.hopeless)
 
     async def _restore(self) -> None:
         """After a restart: what should run is known from the store, what does run from Ray Serve and the replicas."""

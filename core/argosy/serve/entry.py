@@ -53,9 +53,12 @@ class Entry:
         wanted = self.ready.digest if self.ready else ""
         return [report for report in self.reports.values() if report["digest"] == wanted]
 
-    def see(self, overview: ApplicationStatusOverview | None, now: float) -> None:
-        """Take in Ray Serve's word, and forget replicas that fell silent."""
+    def forget(self, now: float) -> None:
+        """Drop the reports of replicas that fell silent."""
         self.reports = {name: r for name, r in self.reports.items() if now - r["at"] < STALE_SECONDS}
+
+    def see(self, overview: ApplicationStatusOverview | None, now: float) -> None:
+        """Take in Ray Serve's word."""
         self.serving = overview is not None and overview.status == ApplicationStatus.RUNNING
         if overview is not None and overview.status == ApplicationStatus.DEPLOY_FAILED:
             messages = [deployment.message for deployment in overview.deployments.values() if deployment.message]

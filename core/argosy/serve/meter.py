@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 
 from ray.util import metrics
@@ -15,6 +16,7 @@ from ray.util import metrics
 from ..runtime.meter import METRICS, Meter
 
 FLUSH_SECONDS = 1.0
+AGAIN_SECONDS = 5.0
 
 Tags = tuple[tuple[str, str], ...]
 
@@ -27,6 +29,8 @@ class RayMeter(Meter):
         self._sums: dict[tuple[str, Tags], float] = {}
         self._seen: dict[tuple[str, Tags], list[float]] = {}
         self._last: dict[tuple[str, Tags], float] = {}
+        self._told: dict[tuple[str, Tags], float] = {}
+        self._again = 0.0  # when Ray is told every gauge again, changed or not
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge}
         self._ray: Mapping[str, metrics.Metric] = {
             metric.name: metrics.Histogram(
@@ -57,8 +61,12 @@ class RayMeter(Meter):
         for (name, tags), value in sums.items():
             if value > 0:
                 self._ray[name].inc(value, {"service": self._service, **dict(tags)})  # type: ignore[attr-defined]
-        for (name, tags), value in self._last.items():  # again and again: Ray forgets a gauge that nobody sets
-            self._ray[name].set(value, {"service": self._service, **dict(tags)})  # type: ignore[attr-defined]
+        if time.monotonic() >= self._again:  # Ray forgets a gauge that nobody sets
+            self._told, self._again = {}, time.monotonic() + AGAIN_SECONDS
+        for (name, tags), value in self._last.items():
+            if self._told.get((name, tags)) != value:
+                self._ray[name].set(value, {"service": self._service, **dict(tags)})  # type: ignore[attr-defined]
+        self._told = dict(self._last)
         for (name, tags), values in seen.items():
             mine = {"service": self._service, **dict(tags)}
             for value in values:
