@@ -70,7 +70,7 @@ def test_a_plugin_without_weights_or_engine_stands_in_the_first_file_as_a_commen
 
     backend = MockBackend(engines=(Python, Onnxruntime))
     registry = installed(Ready, Hungry, Picky, backend=backend)
-    machine = Node(name="n", devices=tuple(backend.detect()))
+    machine = Node(name="n", devices=tuple(backend.detect()), engines={"python": "3", "onnxruntime": "1"})
     text = first.text(registry, machine)
     assert list(parse(text, Path("f.yaml")).services) == ["ready"]
     assert "# not yet: no weights are installed" in text

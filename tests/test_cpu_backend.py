@@ -112,7 +112,7 @@ def test_unreadable_memory_is_unknown(tmp_path: Path) -> None:
     assert device.memory_bytes is None
 
 
-def test_this_host_offers_what_is_installed_and_nothing_else() -> None:
+def test_every_engine_works_on_a_processor() -> None:
     backend = argosy_cpu.Cpu()
     (device,) = backend.detect()
     assert device.cores <= len(os.sched_getaffinity(0))
@@ -120,7 +120,7 @@ def test_this_host_offers_what_is_installed_and_nothing_else() -> None:
     assert all(engine.threads == 2 for engine in engines.values())
     assert engines["python"].version() == platform.python_version()
     for name, kind in registry.load().engines.items():
-        assert (name in engines) == (kind.version() is not None), name
+        assert isinstance(engines[name], kind)
     assert engines["openvino"].version() == importlib.metadata.version("openvino")
 
 

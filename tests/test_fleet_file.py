@@ -303,11 +303,11 @@ def test_the_default_fleet_is_valid_and_leaves_room():
 def test_the_default_fleet_has_a_place_for_every_service_on_machines_small_and_large(gib, cores, tmp_path):
     from argosy.backend import Device
     from argosy.plan.place import Node
-    from argosy.runtime.survey import survey
+    from argosy.runtime.survey import node, survey
 
     file = ROOT / "examples/default/fleet.yaml"
     cpu = Device(backend="cpu", name="c", architecture="x86-64", memory_bytes=gib * 2**30, cores=cores)
-    machine = Node(name="small", devices=(cpu,), cores=cores)
+    machine = Node(name="small", devices=(cpu,), cores=cores, engines=node(load()).engines)
     plan = survey(read(file), load(), [machine], file.parent, store=tmp_path)
     assert plan.pending == {}
     engines = {placement.service: placement.engine.name for placement in plan.placements}

@@ -105,7 +105,7 @@ def test_a_service_goes_to_the_node_that_it_names():
 
 
 def test_a_device_with_problems_is_left_out_and_its_problems_are_told():
-    broken = device(0, problems=("no driver", "no permission"))
+    broken = device(0, problems=("no driver", "no permission"), usable=False)
     assert one(planned({"a": {}}, node("n", broken, CPU))).device is CPU
     plan = planned({"a": {}}, node("n", broken))
     assert plan.pending["a"] == "n/fast 0 is not usable: no driver, no permission"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import argosy
@@ -34,6 +34,8 @@ class Cpu(argosy.Backend):
     """
 
     name = "cpu"
+    recorded = ("proc/cpuinfo", "proc/meminfo", "proc/self/status", "proc/self/cgroup")
+    one_at_a_time = False  # each process is measured by itself
 
     def detect(self, root: Path = Path("/")) -> Sequence[argosy.Device]:
         info = machine.text(root / "proc/cpuinfo")
@@ -55,14 +57,16 @@ class Cpu(argosy.Backend):
     def absent(self, root: Path = Path("/")) -> str:
         return "" if self.detect(root) else f"{root / 'proc/cpuinfo'} cannot be read: is this Linux with /proc mounted?"
 
-    def environment(self, device: argosy.Device) -> Mapping[str, str]:
+    def environment(
+        self, device: argosy.Device, *, share: float = 1.0, budget: int | None = None
+    ) -> Mapping[str, str]:
         """Nothing: a processor needs no mask, and thread limits are core's."""
         return {}
 
     def offers(self, device: argosy.Device, budget: int | None, cores: int) -> Sequence[Engine]:
-        """Every installed engine. openvino gets a stream per core: without barriers between cores it embeds a tenth
+        """Every engine. openvino gets a stream per core: without barriers between cores it embeds a tenth
         more texts a second than with all cores on one text, and holds up better beside other processes."""
-        known: tuple[Engine, ...] = (
+        return (
             OpenvinoGenai(threads=cores),
             Openvino(threads=cores, properties={"PERFORMANCE_HINT": "THROUGHPUT"}),
             Onnxruntime(threads=cores),
@@ -71,13 +75,11 @@ class Cpu(argosy.Backend):
             Torch(threads=cores),
             Python(threads=cores),
         )
-        return tuple(engine for engine in known if engine.version() is not None)
 
-    def held(self, device: argosy.Device) -> Sequence[argosy.Held]:
-        """This process and its children, pages that are shared counted in proportion. Strangers are not listed: whose
-        memory is a model's and whose is a browser's cannot be told on a host."""
-        mine = sorted(machine.family(os.getpid()))
-        return tuple(argosy.Held(pid=pid, bytes=machine.proportional(pid)) for pid in mine)
+    def held(self, device: argosy.Device, pids: Collection[int] = ()) -> Sequence[argosy.Held]:
+        """`pids`, or this process, each alone and without its children; pages that are shared count in proportion.
+        Strangers are not listed: whose memory is a model's and whose is a browser's cannot be told on a host."""
+        return tuple(argosy.Held(pid=pid, bytes=machine.proportional(pid)) for pid in pids or (os.getpid(),))
 
     def enforcement(self, device: argosy.Device) -> Enforcement:
         return "counted"

@@ -17,12 +17,19 @@ from typing import Any, ClassVar
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """`threads` is the replica's core budget (0: the engine's own default). `extra` is what the fleet file's
-    `engine_options` added, handed to the library as it is."""
+    `engine_options` added, handed to the library as it is. `strict`: a device that the library would not take is an
+    error; where it is off (`fallback: degrade`), the library may run elsewhere and the proof says so."""
 
     name: ClassVar[str]
     distributions: ClassVar[tuple[str, ...]]  # any one of them installed means the engine is here
     threads: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = True
+
+    def prepare(self) -> None:
+        """Called in the replica's process when its environment stands, before the model's `load`: caps that are set by
+        a call, libraries that must be loaded first. ReplicaError where this build of the library cannot run on the
+        planned device, or, when it is not `strict`, whatever comes nearest."""
 
     @classmethod
     def version(cls) -> str | None:
@@ -55,7 +62,7 @@ class Vllm(Engine):
     dtype: str = "auto"
     memory_fraction: float | None = None  # of the whole device
     kv_cache_bytes: int | None = None
-    attention: str | None = None
+    attention: str | None = None  # vLLM's name of an attention backend, where its own choice is known to fail
     eager: bool = False
     tensor_parallel: int = 1
 
@@ -122,6 +129,7 @@ class Ctranslate2(Engine):
     device: str = "cpu"
     device_index: int = 0
     compute_type: str = "default"
+    preload: tuple[str, ...] = ()  # shared libraries that must be in the process first, as `distribution:lib.so.12`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,4 +138,5 @@ class Torch(Engine):
     distributions = ("torch",)
     device: str = "cpu"
     dtype: str = "float32"
-    memory_fraction: float | None = None
+    memory_fraction: float | None = None  # of the whole device, for torch's own allocator
+    build: str = ""  # the attribute of torch.version that this device needs (None in a build for another vendor)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ..errors import PluginError, WeightsError
+from ..runtime import survey
 
 if TYPE_CHECKING:
     from ..plan.place import Node
@@ -64,7 +65,7 @@ def proposals(registry: Registry, machine: Node) -> Iterator[Proposal]:
         engine.name
         for device in machine.devices
         if device.usable
-        for engine in registry.backend(device.backend).offers(device, device.memory_bytes, machine.cores)
+        for engine in survey.offers(registry, machine, device, device.memory_bytes, machine.cores)
     }
     for name, model in sorted(registry.models.items()):
         ways = model.implementations()

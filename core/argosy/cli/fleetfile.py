@@ -72,7 +72,10 @@ def detect(as_json: bool = typer.Option(False, "--json", help="As JSON, for prog
     registry = load()
     machine = survey.node(registry)
     engines = {
-        device.index: [engine.name for engine in survey.offers(registry, device, device.memory_bytes, machine.cores)]
+        device.index: [
+            engine.name
+            for engine in survey.offers(registry, machine, device, device.memory_bytes, machine.cores)
+        ]
         for device in machine.devices
         if device.usable
     }

@@ -27,12 +27,14 @@ DEFAULT_SHARE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One machine as it reported itself. `id` is what Ray calls it; devices are in the order of their index."""
+    """One machine as it reported itself. `id` is what Ray calls it; devices are in the order of their index;
+    `engines` is what is installed there, name -> version."""
 
     name: str
     id: str = ""
     devices: tuple[Device, ...] = ()
     cores: int = 1
+    engines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,6 @@ class Taken:
 def measure(backend: Backend, device: Device) -> Taken:
     """Memory now. Reads files of /proc for some milliseconds: not on the event loop."""
     mine = machine.family(os.getpid())
-    if held := backend.held(device):
+    if held := backend.held(device, mine):
         return Taken(sum(one.bytes for one in held if one.pid in mine), True)
     return Taken(sum(machine.proportional(pid) for pid in mine), False)

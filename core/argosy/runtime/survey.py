@@ -25,11 +25,14 @@ from .detect import devices
 def node(registry: Registry, name: str = "here", identity: str = "") -> Node:
     """This machine with what the installed backends find on it. `identity` is what Ray calls it."""
     cores = len(psutil.Process().cpu_affinity() or ()) or psutil.cpu_count() or 1
-    return Node(name=name, id=identity, devices=devices(registry), cores=cores)
+    engines = {kind: version for kind, engine in registry.engines.items() if (version := engine.version()) is not None}
+    return Node(name=name, id=identity, devices=devices(registry), cores=cores, engines=engines)
 
 
-def offers(registry: Registry, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
-    return registry.backend(device.backend).offers(device, budget, cores)
+def offers(registry: Registry, node: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
+    """The engines that work on this device and that its node reported."""
+    every = registry.backend(device.backend).offers(device, budget, cores)
+    return tuple(engine for engine in every if engine.name in node.engines)
 
 
 def cache(fleet: Fleet, default: Path) -> Path:
@@ -68,6 +71,6 @@ def survey(
         return from_size(listing.total)
 
     def offered(machine: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
-        return offers(registry, device, budget, cores)
+        return offers(registry, machine, device, budget, cores)
 
     return place(fleet, registry, hold(fleet, nodes), offered, estimate)

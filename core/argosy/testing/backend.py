@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..backend import Backend, Device, Enforcement, Held
@@ -65,7 +65,7 @@ class MockBackend(Backend):
             if device.index not in self._gone:
                 seen.append(device)
             elif problem := self._gone[device.index]:
-                seen.append(dataclasses.replace(device, problems=(problem,)))
+                seen.append(dataclasses.replace(device, problems=(problem,), usable=False))
         return tuple(seen)
 
     def absent(self, root: Path = Path("/")) -> str:
@@ -74,13 +74,13 @@ class MockBackend(Backend):
             return ""
         return "; ".join(problem for device in found for problem in device.problems) or f"no mock device below {root}"
 
-    def environment(self, device: Device) -> Mapping[str, str]:
+    def environment(self, device: Device, *, share: float = 1.0, budget: int | None = None) -> Mapping[str, str]:
         return {"ARGOSY_MOCK_VISIBLE_DEVICES": str(device.index)}
 
     def offers(self, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
         return tuple(engine(threads=cores) for engine in self._engines)
 
-    def held(self, device: Device) -> Sequence[Held]:
+    def held(self, device: Device, pids: Collection[int] = ()) -> Sequence[Held]:
         return tuple(self._held.get(device.index, ()))
 
     def enforcement(self, device: Device) -> Enforcement:
