@@ -1,5 +1,6 @@
 """The contract tests: kept by every installed model and backend and by our mocks, and broken where they should be."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -217,18 +218,18 @@ class Numbers(MockBackend):
         return {"VISIBLE": device.index}  # type: ignore[dict-item]
 
 
-class Promises(MockBackend):
-    """Offers what is not installed."""
+class Contradicts(MockBackend):
+    """Offers what it refuses."""
 
-    def offers(self, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
-        class Absent(Python):
-            name = "absent"
+    def refuses(self, device: Device) -> Mapping[str, str]:
+        return {"python": "too slow here"}
 
-            @classmethod
-            def version(cls) -> None:  # type: ignore[override]
-                return None
 
-        return [Absent()]
+class Vague(MockBackend):
+    """Names a problem without the check that knows what to do about it."""
+
+    def detect(self, root: Path = Path("/")) -> Sequence[Device]:
+        return [dataclasses.replace(device, problems=("it is odd",)) for device in super().detect(root)]
 
 
 class Greedy(MockBackend):
@@ -246,7 +247,8 @@ class Greedy(MockBackend):
         (Imports(), "it imported vllm_cpu"),
         (Unordered(memory=(1, 2)), "PCI addresses"),
         (Numbers(), "maps text to text"),
-        (Promises(), "is offered and not installed"),
+        (Contradicts(), "python is offered and refused"),
+        (Vague(), "a problem is `<check>: <what was found>`"),
         (Greedy(), "64 threads of one core"),
         (MockBackend("Not A Name"), "in lower case"),
         (MockBackend(memory=(0,)), "memory is positive"),
@@ -282,9 +284,9 @@ def test_a_mock_device_vanishes_breaks_and_comes_back() -> None:
     check_backend(backend)
     backend.vanish(0)
     assert [device.index for device in backend.detect()] == [1]
-    backend.vanish(1, "it fell off the bus")
+    backend.vanish(1, "lost: it fell off the bus")
     assert [device.usable for device in backend.detect()] == [False]
-    assert backend.absent() == "it fell off the bus"
+    assert backend.absent() == "lost: it fell off the bus"
     check_backend(backend)
     backend.come_back(0)
     backend.come_back(1)

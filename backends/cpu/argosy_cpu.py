@@ -57,9 +57,7 @@ class Cpu(argosy.Backend):
     def absent(self, root: Path = Path("/")) -> str:
         return "" if self.detect(root) else f"{root / 'proc/cpuinfo'} cannot be read: is this Linux with /proc mounted?"
 
-    def environment(
-        self, device: argosy.Device, *, share: float = 1.0, budget: int | None = None
-    ) -> Mapping[str, str]:
+    def environment(self, device: argosy.Device, *, share: float = 1.0, budget: int | None = None) -> Mapping[str, str]:
         """Nothing: a processor needs no mask, and thread limits are core's."""
         return {}
 

@@ -73,8 +73,7 @@ def detect(as_json: bool = typer.Option(False, "--json", help="As JSON, for prog
     machine = survey.node(registry)
     engines = {
         device.index: [
-            engine.name
-            for engine in survey.offers(registry, machine, device, device.memory_bytes, machine.cores)
+            engine.name for engine in survey.offers(registry, machine, device, device.memory_bytes, machine.cores)
         ]
         for device in machine.devices
         if device.usable

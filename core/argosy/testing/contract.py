@@ -229,12 +229,14 @@ def _check_device(backend: Backend, device: Device, who: str) -> None:
             _holds(engine.threads <= 1, f"{here}: {engine.name} takes {engine.threads} threads of one core")
     for one in backend.held(device):
         _holds(isinstance(one, Held) and one.bytes >= 0, f"{here}: held memory is not negative")
-    for engine, reason in backend.refuses(device).items():
-        _holds(_sentence(reason), f"{here}: one line says why {engine} is refused")
-        offered = {offer.name for offer in backend.offers(device, None, 1)}
-        _holds(engine not in offered, f"{here}: {engine} is offered and refused")
+    offered = {engine.name for engine in backend.offers(device, None, 1)}
+    for name, reason in backend.refuses(device).items():
+        _holds(_sentence(reason), f"{here}: one line says why {name} is refused")
+        _holds(name not in offered, f"{here}: {name} is offered and refused")
     for problem in device.problems:
-        _holds(": " in problem and _sentence(problem), f"{here}: a problem is `<check>: <what was found>`, not {problem!r}")
+        _holds(
+            ": " in problem and _sentence(problem), f"{here}: a problem is `<check>: <what was found>`, not {problem!r}"
+        )
     kept = backend.enforcement(device)
     _holds(kept in get_args(Enforcement), f"{here}: a share is {' or '.join(get_args(Enforcement))}, not {kept!r}")
 
