@@ -12,8 +12,9 @@ bin := .venv/bin
 declared := pyproject.toml $(wildcard core/pyproject.toml backends/*/pyproject.toml plugins/*/pyproject.toml)
 # The version is kept in core/argosy/__init__.py, and an editable install remembers the one it saw.
 locked := requirements/tools.txt $(declared) core/argosy/__init__.py scripts/environment
+heavy := .venv-engines/engines.stamp
 
-.PHONY: help up down status test check bench soak lock build env dev clean
+.PHONY: help up down status test check bench soak lock build env dev engines clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,7 +31,8 @@ status: ## say how the fleet is
 	@test -x $(bin)/argosy || { echo "no .venv here, so no fleet was started from here: make up"; exit 1; }
 	@$(bin)/argosy status $(ARGS)
 
-test: .venv/dev.stamp ## install what is missing, run the whole test suite
+# The 3 GB of .venv-engines are for the whole suite, and for ARGS that name one of its tests.
+test: .venv/dev.stamp $(if $(or $(if $(ARGS),,all),$(findstring test_engines_,$(ARGS))),$(heavy)) ## install what is missing, run the whole test suite
 	@scripts/test $(ARGS)
 
 check: .venv/dev.stamp ## lint, formatting, types
@@ -52,8 +54,10 @@ env: .venv/default.stamp ## make .venv, for the fleet
 
 dev: .venv/dev.stamp ## make .venv, for work on Argosy
 
+engines: $(heavy) ## make .venv-engines, for tests of engines too heavy for .venv
+
 clean: ## remove what the other targets made, .venv included
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-engines dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find core backends plugins tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv/default.stamp: requirements/default.txt $(locked)
@@ -63,3 +67,7 @@ clean: ## remove what the other targets made, .venv included
 .venv/dev.stamp: requirements/dev.txt $(locked)
 	@PYTHON=$(PYTHON) scripts/environment dev
 	@touch $@ .venv/default.stamp
+
+# Where the machine cannot have it there is no stamp: the reason is told each time, and scripts/test skips what needs it.
+$(heavy): requirements/engines.txt $(locked) | .venv/dev.stamp
+	@PYTHON=$(PYTHON) scripts/environment engines && touch $@ || [ $$? = 3 ]

@@ -20,6 +20,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 
+# These need .venv-engines: scripts/test names them there, and what is named is collected all the same.
+collect_ignore_glob = ["test_engines_*.py"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where the tests were started in the background, Ctrl-C is ignored, and would be by all they start."""

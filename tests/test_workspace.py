@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 MEMBERS = sorted(
     path.parent for pattern in ("core", "backends/*", "plugins/*") for path in ROOT.glob(f"{pattern}/pyproject.toml")
 )
-LOCKS = ("tools", "default", "dev")
+LOCKS = ("tools", "default", "dev", "engines")
 # What the weight wheels' own metadata would drag in, and what is GPL only by choice.
 UNWANTED = re.compile(
     r"torch|torch-.*|nvidia-.*|cuda-.*|triton|transformers|sentence-transformers|llama-cpp-python|llm"
@@ -104,9 +104,40 @@ def test_the_environment_is_what_the_lock_says():
     assert differs == {}, "make dev brings the environment to the lock"
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", ["tools", "default", "dev"])
 def test_the_lock_has_no_torch_no_cuda_and_nothing_compiled_from_source(name):
     assert [package for package in pins(name) if UNWANTED.fullmatch(package)] == []
+
+
+def test_the_heavy_engines_run_on_torch_s_cpu_build_and_on_nothing_for_gpus():
+    found = {name: version for name, version in pins("engines").items() if UNWANTED.fullmatch(name)}
+    assert found.pop("torch").endswith("+cpu")
+    assert found.keys() == {"transformers", "sentence-transformers"}
+
+
+def test_a_machine_that_cannot_have_the_heavy_engines_is_told_why(tmp_path):
+    for folder in ("scripts", "requirements", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("scripts/environment", "scripts/test", "requirements/engines.txt"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / ".venv/bin/uv").symlink_to(uv())
+    (tmp_path / ".venv/bin/pytest").symlink_to(Path(sys.prefix, "bin/pytest"))
+
+    def run(script: str, argument: str, **more: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if name not in ("PIP_FIND_LINKS", "UV_FIND_LINKS")}
+        cache = {"UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "cache")}
+        command = [tmp_path / "scripts" / script, argument]
+        return subprocess.run(command, env={**clean, **cache, **more}, capture_output=True, text=True, check=False)
+
+    wanted = "torch==2.13.0+cpu for Python 3.11 is not to be had: get that wheel"
+    done = run("environment", "engines")
+    assert (done.returncode, wanted in done.stderr) == (3, True), done.stderr
+    assert run("environment", "engines", ENGINES="required").returncode == 1
+    assert not (tmp_path / ".venv-engines").exists()
+    skipped = run("test", "tests/test_engines_chat.py")
+    assert skipped.returncode == 0
+    assert f"SKIPPED tests/test_engines_*.py: no .venv-engines: {wanted}" in skipped.stdout
+    assert run("test", "tests/test_engines_chat.py", ENGINES="required").returncode == 1
 
 
 def test_the_larger_whisper_weights_are_a_choice():
@@ -253,7 +284,7 @@ def test_make_help_lists_every_target():
 
 def test_uv_lock_stays_out_of_git():
     done = subprocess.run(
-        ["git", "ls-files", "uv.lock", ".venv", "dist"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "uv.lock", ".venv", ".venv-engines", "dist"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert done.stdout == ""
     ignored = subprocess.run(["git", "check-ignore", "uv.lock"], cwd=ROOT, check=False, capture_output=True, text=True)
