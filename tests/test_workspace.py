@@ -284,7 +284,11 @@ def test_make_help_lists_every_target():
 
 def test_uv_lock_stays_out_of_git():
     done = subprocess.run(
-        ["git", "ls-files", "uv.lock", ".venv", ".venv-engines", "dist"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "uv.lock", ".venv", ".venv-engines", "dist"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == ""
     ignored = subprocess.run(["git", "check-ignore", "uv.lock"], cwd=ROOT, check=False, capture_output=True, text=True)
