@@ -371,7 +371,7 @@ def test_memory_is_that_of_the_process_and_its_children() -> None:
         child.communicate("\n")
     assert not after.told
     assert after.bytes - before.bytes > 60 * 2**20
-    assert machine.proportional(child.pid) == 0
+    assert machine.resident(child.pid) == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")

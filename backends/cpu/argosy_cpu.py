@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import argosy
@@ -29,8 +29,8 @@ class Cpu(argosy.Backend):
     """One device: all cores and memory that this process may use, whatever the machine has beyond them.
 
     `memory_bytes` is the machine's memory or the control group's limit, whichever is less, minus a reserve of 2 GiB
-    for the host (a quarter, on machines below 8 GiB). Shares of it are counted, not enforced: Linux lets a process
-    allocate what it likes until a control group stops it.
+    for the host (a quarter, on machines below 8 GiB). Shares of it are watched, not enforced: Linux lets a process
+    allocate what it likes until a control group stops it, and the node's watchdog ends the one that took too much.
     """
 
     name = "cpu"
@@ -75,12 +75,12 @@ class Cpu(argosy.Backend):
         )
 
     def held(self, device: argosy.Device, pids: Collection[int] = ()) -> Sequence[argosy.Held]:
-        """`pids`, or this process, each alone and without its children; pages that are shared count in proportion.
+        """`pids`, or this process, each alone and without its children (`machine.resident` says what counts).
         Strangers are not listed: whose memory is a model's and whose is a browser's cannot be told on a host."""
-        return tuple(argosy.Held(pid=pid, bytes=machine.proportional(pid)) for pid in pids or (os.getpid(),))
+        return tuple(argosy.Held(pid=pid, bytes=machine.resident(pid)) for pid in pids or (os.getpid(),))
 
     def enforcement(self, device: argosy.Device) -> Enforcement:
-        return "counted"
+        return "watched"
 
     def checks(self, root: Path = Path("/")) -> Sequence[argosy.Finding]:
         findings = []
@@ -103,7 +103,7 @@ def _memory(root: Path) -> int | None:
     found = re.search(r"^MemTotal:\s+(\d+) kB", machine.text(root / "proc/meminfo"), re.MULTILINE)
     if not found:
         return None
-    limits = [machine.number(text) for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes")]
+    limits = [machine.number(text) for text in machine.limits(root, "memory", "memory.max", "memory.limit_in_bytes")]
     total = min([int(found[1]) * 1024, *(limit for limit in limits if limit)])
     return max(total - RESERVE, int(total * LEAST))
 
@@ -114,28 +114,15 @@ def _cores(root: Path, info: str) -> int:
     allowed = machine.field(machine.text(root / "proc/self/status"), "Cpus_allowed_list")
     if allowed:
         cores = min(cores, sum(_span(part) for part in allowed.split(",")))
-    for text in _limits(root, "cpu", "cpu.max"):
+    for text in machine.limits(root, "cpu", "cpu.max"):
         quota, _, period = text.partition(" ")
         if machine.number(quota) and machine.number(period):
             cores = min(cores, machine.number(quota) // machine.number(period))
-    quotas, periods = (list(_limits(root, "cpu", name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    quotas, periods = (list(machine.limits(root, "cpu", name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     for quota, period in zip(quotas, periods, strict=False):
         if machine.number(quota) and machine.number(period):
             cores = min(cores, machine.number(quota) // machine.number(period))
     return max(cores, 1)
-
-
-def _limits(root: Path, controller: str, *names: str) -> Iterator[str]:
-    """What the control groups of this process say, version 2 and version 1, from its own group up to the root."""
-    base = root / "sys/fs/cgroup"
-    for line in machine.text(root / "proc/self/cgroup").splitlines() or ["0::/"]:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and controller not in controllers.split(","):
-            continue
-        folder = base / controller if controllers else base
-        own = Path(path.lstrip("/"))
-        for group in (own, *own.parents):
-            yield from (text for name in names if (text := machine.text(folder / group / name)))
 
 
 def _span(text: str) -> int:

@@ -23,4 +23,4 @@ def measure(backend: Backend, device: Device) -> Taken:
     mine = machine.family(os.getpid())
     if held := backend.held(device, mine):
         return Taken(sum(one.bytes for one in held if one.pid in mine), True)
-    return Taken(sum(machine.proportional(pid) for pid in mine), False)
+    return Taken(sum(machine.resident(pid) for pid in mine), False)
