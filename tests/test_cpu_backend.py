@@ -137,8 +137,8 @@ def test_what_is_held_is_this_process_and_it_grows_with_it() -> None:
     assert block
 
 
-def test_a_share_is_counted_and_nothing_is_masked() -> None:
+def test_a_share_is_watched_and_nothing_is_masked() -> None:
     backend = argosy_cpu.Cpu()
     (device,) = backend.detect()
-    assert backend.enforcement(device) == "counted"
+    assert backend.enforcement(device) == "watched"
     assert backend.environment(device) == {}

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..api.wire import ASGI, Receive, Scope, Send
     from ..fleet.schema import Fleet
     from ..registry import Registry
+    from ..runtime.assignment import Assignment
     from ..runtime.replica import Replica
     from ..settings import Settings
 
@@ -129,13 +130,14 @@ def logged(one: One, settings: Settings) -> None:
 
 async def start(one: One, registry: Registry, settings: Settings, tell: Tell) -> Served:
     """Plan for this machine, load, prove. PlanError, ReplicaError or WeightsError where that fails."""
-    from ..api.service import app
+    return await started(assigned(one, registry, settings, tell), registry, tell)
+
+
+def assigned(one: One, registry: Registry, settings: Settings, tell: Tell) -> Assignment:
+    """What the replica is handed, planned for this machine. PlanError where it fits nowhere."""
     from ..plan.place import require
     from ..runtime.assign import assign
-    from ..runtime.prometheus import Prometheus
-    from ..runtime.replica import Replica
     from ..runtime.survey import node, survey
-    from ..serve.door import Door
 
     plan = survey(one.fleet, registry, [node(registry)], one.base, store=settings.cache, offline=settings.offline)
     placement = require(plan, one.service)[0]
@@ -143,14 +145,37 @@ async def start(one: One, registry: Registry, settings: Settings, tell: Tell) ->
         f"{one.service} on {placement.device.name}, share {placement.share:g}, {placement.cores} cores; {placement.why}"
     )
     assignment = assign(one.fleet, placement, registry, base=one.base, cache=str(settings.cache))
-    assignment = replace(assignment, offline=assignment.offline or settings.offline)
-    meter = Prometheus(one.service)
+    return replace(assignment, offline=assignment.offline or settings.offline)
+
+
+async def started(assignment: Assignment, registry: Registry, tell: Tell) -> Served:
+    """Load and prove. ReplicaError or WeightsError where that fails."""
+    from ..api.service import app
+    from ..runtime.prometheus import Prometheus
+    from ..runtime.replica import Replica
+    from ..serve.door import Door
+
+    meter = Prometheus(assignment.service)
     replica = Replica(assignment, registry, meter)
     await replica.start(tell)
     door = Door(
         app(replica), service=replica.service, bounds=replica.bounds, meter=meter, served_by=replica.served_by
     )  # fmt: skip
     return Served(replica, _with_metrics(door, meter.text))
+
+
+@contextlib.asynccontextmanager
+async def _watched(one: One, registry: Registry, settings: Settings) -> AsyncIterator[Served]:
+    """A started replica that a process of its own watches over, from before it loads; stopped at the end."""
+    from ..runtime.watchdog import watching
+
+    assignment = assigned(one, registry, settings, say)
+    with watching(assignment):
+        served = await started(assignment, registry, say)
+        try:
+            yield served
+        finally:
+            await served.replica.stop()
 
 
 def _with_metrics(door: ASGI, text: Callable[[], bytes]) -> ASGI:
@@ -171,13 +196,10 @@ def _with_metrics(door: ASGI, text: Callable[[], bytes]) -> ASGI:
 async def _once(one: One, registry: Registry, settings: Settings, body: str) -> int:
     import httpx
 
-    served = await start(one, registry, settings, say)
-    try:
+    async with _watched(one, registry, settings) as served:
         transport = httpx.ASGITransport(app=served.app)
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}", timeout=None) as client:
             answer = await client.post("/", content=body, headers={"content-type": "application/json"})
-    finally:
-        await served.replica.stop()
     if answer.headers.get("content-type", "").startswith(("application/json", "text/")):
         typer.echo(answer.text)
     else:
@@ -186,11 +208,8 @@ async def _once(one: One, registry: Registry, settings: Settings, body: str) -> 
 
 
 async def _forever(one: One, registry: Registry, settings: Settings, bound: socket.socket) -> None:
-    served = await start(one, registry, settings, say)
-    try:
+    async with _watched(one, registry, settings) as served:
         await serve(served.app, bound)
-    finally:
-        await served.replica.stop()
 
 
 async def serve(app: ASGI, bound: socket.socket, beside: Callable[[], Awaitable[None]] | None = None) -> None:
