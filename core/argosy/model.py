@@ -112,9 +112,15 @@ class Model:
     features: ClassVar[frozenset[str]] = frozenset()  # optional parts of the task that this model can do
     about: Mapping[str, str] = MappingProxyType({})  # told wherever the service describes itself; `load` may set it
     needs_weights: ClassVar[bool] = True
+    # Seconds that a warm answer to the canary takes on any accelerator, at most: a slower one is not on its device.
+    slowest: ClassVar[float | None] = None
     # Makes weights in a format that `load` reads of others: (source folder, empty target folder, options). Once for
     # each content, engine and options; what it made is kept in the weights cache.
     convert: ClassVar[Callable[[Path, Path, Any], None] | None] = None
+    convert_from: ClassVar[Sequence[str]] = ()  # formats that `convert` reads; empty: any
+    # Pinned requirements of `convert`, installed apart from what serves: it runs there, in a process of its own, which
+    # imports the plugin's module. Empty: `convert` runs in the replica.
+    convert_needs: ClassVar[Sequence[str]] = ()
 
     _implementations: ClassVar[dict[str, Implementation]]
 

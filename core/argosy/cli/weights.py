@@ -1,4 +1,4 @@
-"""`argosy weights list | pull`: what a fleet file's models consist of, and having it here before the fleet starts."""
+"""`argosy weights list | pull | convert`: what a fleet file's models consist of, and having it here beforehand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import ArgosyError, WeightsError
+from .convert import convert
 
 if TYPE_CHECKING:
     from ..fleet.sources import ModelSource
@@ -22,8 +23,12 @@ def register(app: typer.Typer) -> None:
     commands = typer.Typer(no_args_is_help=True)
     commands.command("list")(show)
     commands.command("pull")(pull)
+    commands.command("convert")(convert)
     app.add_typer(
-        commands, name="weights", help="See and fetch the weights of a fleet file.", rich_help_panel="The fleet file"
+        commands,
+        name="weights",
+        help="See, fetch and convert the weights of a fleet file.",
+        rich_help_panel="The fleet file",
     )
 
 

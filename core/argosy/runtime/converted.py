@@ -13,31 +13,57 @@ from ..errors import WeightsError
 from ..fleet.sources import parse_model
 from ..fleet.weights import Allow, Weights, fetch
 from ..model import Implementation, Options
+from .tools import Tools
 
 
 def readable(how: Implementation, formats: Sequence[str]) -> bool:
     """Whether the implementation reads one of these formats, or can make what it reads."""
-    return not how.formats or not set(how.formats).isdisjoint(formats) or how.model.convert is not None
+    return as_they_are(how, formats) or convertible(how, formats)
+
+
+def as_they_are(how: Implementation, formats: Sequence[str]) -> bool:
+    return not how.formats or not set(how.formats).isdisjoint(formats)
+
+
+def convertible(how: Implementation, formats: Sequence[str]) -> bool:
+    takes = how.model.convert_from
+    return how.model.convert is not None and (not takes or not set(takes).isdisjoint(formats))
+
+
+def lacking(how: Implementation, weights: Weights, options: Options, cache: Path) -> WeightsError | None:
+    """What keeps `converted` from giving these weights here, with the command to type; None where nothing does."""
+    if as_they_are(how, weights.formats):
+        return None
+    if not convertible(how, weights.formats):
+        return WeightsError(
+            f"weights for {how.engine} in {' or '.join(how.formats)}",
+            f"{' and '.join(weights.formats) or 'no known format'} in {weights.path}",
+            "another `model:`, or another engine",
+        )
+    needs = how.model.convert_needs
+    if not needs or _folder(weights, how, options, cache).is_dir() or Tools.of(needs, cache).python:
+        return None
+    return WeightsError(
+        f"tools that make {' or '.join(how.formats)} for {how.engine} of {' and '.join(weights.formats)}",
+        f"no tool environment with {', '.join(needs)} in {cache}",
+        f"argosy weights convert --plugin {how.model.name} --engine {how.engine} --install-tools",
+    )
 
 
 def converted(
     weights: Weights, how: Implementation, options: Options, cache: Path, tell: Callable[[str], None]
 ) -> Weights:
     """The weights as they are where `how` reads them; else what its `convert` makes, kept in `cache` by the digest of
-    the content, the engine and the options. Two replicas that want the same at once make it once.
+    the content, the engine and the options that are not live. Two replicas that want the same at once make it once.
 
-    Raises WeightsError where nothing can be done, or when `convert` made nothing.
+    A `convert` that needs tools runs in their environment, in a process of its own. Raises WeightsError where nothing
+    can be done, or when `convert` made nothing.
     """
-    if not how.formats or not set(how.formats).isdisjoint(weights.formats):
+    if as_they_are(how, weights.formats):
         return weights
-    if how.model.convert is None:
-        raise WeightsError(
-            f"weights for {how.engine} in {' or '.join(how.formats)}",
-            f"{' and '.join(weights.formats) or 'no known format'} in {weights.path}",
-            "another `model:`, or another engine",
-        )
-    key = f"{weights.digest}\n{how.engine}\n{how.model.__qualname__}\n{options.model_dump_json()}"
-    folder = cache / "converted" / hashlib.sha256(key.encode()).hexdigest()
+    if problem := lacking(how, weights, options, cache):
+        raise problem
+    folder = _folder(weights, how, options, cache)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
@@ -45,11 +71,7 @@ def converted(
             fresh = folder.with_suffix(".new")
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
-            try:
-                how.model.convert(weights.path, fresh, options)
-            except Exception as error:  # a plugin's own code and the tools it calls
-                wanted = f"{' or '.join(how.formats)} from convert() of {how.model.__name__}"
-                raise WeightsError(wanted, f"{type(error).__name__}: {error}") from error
+            _make(weights, how, options, cache, fresh)
             if not any(fresh.iterdir()):
                 raise WeightsError(f"weights from convert() of {how.model.__name__}", "an empty folder")
             fresh.rename(folder)
@@ -59,3 +81,24 @@ def converted(
         found = " and ".join(made.formats) or "no known format"
         raise WeightsError(f"{' or '.join(how.formats)} from convert() of {how.model.__name__}", found)
     return made
+
+
+def _make(weights: Weights, how: Implementation, options: Options, cache: Path, target: Path) -> None:
+    if how.model.convert_needs:
+        log = target.with_suffix(".log")
+        Tools.of(how.model.convert_needs, cache).convert(how.model, weights.path, target, options, log)
+        log.unlink()
+        return
+    assert how.model.convert is not None
+    try:
+        how.model.convert(weights.path, target, options)
+    except Exception as error:  # a plugin's own code and the tools it calls
+        wanted = f"{' or '.join(how.formats)} from convert() of {how.model.__name__}"
+        raise WeightsError(wanted, f"{type(error).__name__}: {error}") from error
+
+
+def _folder(weights: Weights, how: Implementation, options: Options, cache: Path) -> Path:
+    """Where what is made of these weights is kept. Live options change no weights; pinned tools may."""
+    fixed = options.model_dump_json(exclude=set(type(options).live_names()))
+    parts = (weights.digest, how.engine, how.model.__qualname__, fixed, *sorted(how.model.convert_needs))
+    return cache / "converted" / hashlib.sha256("\n".join(parts).encode()).hexdigest()
