@@ -11,16 +11,19 @@ import contextlib
 import dataclasses
 import logging
 import os
+import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from .. import __version__
 from ..errors import ArgosyError, ClusterError
 from ..plan.place import Node
 from ..runtime import logs
@@ -132,6 +135,7 @@ class Control:
             applying=self._applying,
             services=services,
             nodes={node.name: [dataclasses.asdict(device) for device in node.devices] for node in self._nodes},
+            versions={"python": platform.python_version(), "ray": ray.__version__, "argosy": __version__},
         )
 
     async def document(self) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ class ServiceStatus:
     name: str
     phase: Phase
     reason: str = ""
+    event: str = ""  # what befell it in the last minutes
     doing: str = ""  # what the replica that is furthest says it does
     plugin: str = ""
     task: str = ""
@@ -48,7 +49,8 @@ class ServiceStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetStatus:
-    """`version` grows with every change, for whoever waits for the next one."""
+    """`version` grows with every change, for whoever waits for the next one; `versions` are the head's, which a node
+    that joins has to have too: of `python`, `ray` and `argosy`."""
 
     fleet: str
     version: int
@@ -57,3 +59,4 @@ class FleetStatus:
     applying: str = ""  # the id of the apply that is under way
     services: dict[str, ServiceStatus] = field(default_factory=dict)
     nodes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
