@@ -25,7 +25,8 @@ OPENVINO = (*CHECKPOINT, "openvino==2026.4.1")
 ONNX = (*CHECKPOINT, "onnx==1.23.2", "onnxscript==0.7.2")
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-BESIDE = ("*.json", "*.txt", "*.model")  # of a checkpoint: its configuration and its tokenizer
+# Of a checkpoint: its configuration, its tokenizer, and what sentence-transformers keeps in folders (1_Pooling).
+BESIDE = ("*.json", "*.txt", "*.model", "*/config.json")
 ONE_FILE = 1_500_000_000  # bytes of tensors; a file of ONNX holds 2 GB at most, the graph included
 
 
@@ -74,7 +75,9 @@ def copy_beside(source: Path, target: Path) -> None:
     for pattern in BESIDE:
         for file in source.glob(pattern):
             if not file.name.endswith(".index.json"):
-                shutil.copyfile(file, target / file.name)
+                place = target / file.relative_to(source)
+                place.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, place)
     if not (target / "tokenizer.json").exists():
         from transformers import AutoTokenizer
 

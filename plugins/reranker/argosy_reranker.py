@@ -1,32 +1,29 @@
-"""Reranking of passages, as an Argosy plugin."""
+"""Reranking of passages, as an Argosy plugin: BGE-Reranker and other cross-encoders, or any embedding model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
 import argosy
-from argosy import tasks
+from argosy import convert, encoder, tasks
+from argosy.errors import WeightsError
 
 if TYPE_CHECKING:
-    from argosy.engines import Openvino
     from argosy.fleet.weights import Weights
 
 
-class Options(argosy.Options):
-    """max_length: tokens that are read of a query with its document (of each, by cosine); what is longer is cut
-    pooling: of an embedding model, as it was trained; a cross-encoder needs none"""
-
-    max_length: int = Field(256, ge=8)
-    pooling: Literal["mean", "cls"] = "mean"
+class Options(encoder.Options):
+    __doc__ = encoder.Options.__doc__
 
 
 class Reranker(argosy.Model):
-    """A cross-encoder reads query and document together. From an embedding model's weights, which have no classifier,
-    the score is the cosine of two embeddings instead, and `about` says so."""
+    """A cross-encoder reads query and document together; its score is the sigmoid of its logit (of two logits, of what
+    the second has above the first). From an embedding model's weights, which have no classifier, the score is the
+    cosine of two embeddings instead, and `about` says so."""
 
     name = "reranker"
     task = tasks.rerank
@@ -35,30 +32,27 @@ class Reranker(argosy.Model):
 
     config: Options
 
+    @classmethod
+    def choose(cls, offers: Sequence[argosy.Offer]) -> Sequence[argosy.Offer]:
+        return encoder.preferred(offers)
 
-@Reranker.on("openvino", weights=("openvino", "onnx"))
-class OnOpenvino(Reranker):
-    """Reads `tokenizer.json` beside one .onnx or .xml."""
+    @classmethod
+    def memory(cls, weights: Weights, options: argosy.Options, offer: argosy.Offer) -> int | None:
+        return encoder.memory(weights, options, offer)
 
-    def load(self, weights: Weights, engine: Openvino, device: argosy.Device) -> None:
-        from argosy.encoder import TextEncoder
-
-        self.encoder = TextEncoder(
-            engine,
-            weights.one(".xml" if "openvino" in weights.formats else ".onnx"),
-            weights / "tokenizer.json",
-            max_length=self.config.max_length,
-            pooling=self.config.pooling,
-        )
+    def load(self, weights: Weights, engine: argosy.Engine, device: argosy.Device) -> None:
+        self.encoder = encoder.load(weights, engine, self.config)
+        if self.encoder.width > 2 and self.encoder.scores:
+            raise WeightsError("a cross-encoder, which ends in 1 or 2 numbers", f"{self.encoder.width}")
         self.about = {
             "scoring": "cross-encoder, a probability"
-            if self.encoder.classifier
+            if self.encoder.scores
             else "cosine similarity of embeddings; not a cross-encoder",
-            "max_length": f"{self.config.max_length} tokens; what is longer is cut",
+            "max_length": self.encoder.read,
         }
 
     def predict(self, batch: Sequence[tasks.Pair]) -> Sequence[tasks.Score]:
-        return self._classify(batch) if self.encoder.classifier else self._compare(batch)
+        return self._classify(batch) if self.encoder.scores else self._compare(batch)
 
     def _classify(self, batch: Sequence[tasks.Pair]) -> Sequence[tasks.Score]:
         logits, tokens = self.encoder([(pair.query, pair.document) for pair in batch])  # (pairs, 1 or 2) float32
@@ -79,6 +73,35 @@ class OnOpenvino(Reranker):
             score = float(vectors[places[pair.query]] @ vectors[places[pair.document]])
             scores.append(tasks.Score(score, counts.pop(pair.query, 0) + tokens[places[pair.document]]))
         return scores
+
+
+@Reranker.on("openvino", weights=("openvino", "onnx"))
+class OnOpenvino(Reranker):
+    """One .xml or .onnx; of several, openvino_model.xml or model.onnx."""
+
+    convert_from = ("safetensors",)
+    convert_needs = convert.OPENVINO
+
+    @staticmethod
+    def convert(source: Path, target: Path, options: Options) -> None:  # type: ignore[override]
+        convert.to_openvino(source, target)
+
+
+@Reranker.on("onnxruntime", weights=("onnx",))
+class OnOnnxruntime(Reranker):
+    """One .onnx; of several, model.onnx."""
+
+    convert_from = ("safetensors",)
+    convert_needs = convert.ONNX
+
+    @staticmethod
+    def convert(source: Path, target: Path, options: Options) -> None:  # type: ignore[override]
+        convert.to_onnx(source, target)
+
+
+@Reranker.on("torch", weights=("safetensors",))
+class OnTorch(Reranker):
+    """config.json and *.safetensors, of an architecture that transformers has itself."""
 
 
 @argosy.hookimpl
