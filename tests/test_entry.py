@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from argosy.plan.place import Node
-from argosy.serve.entry import STALE_SECONDS, Entry
+from argosy.serve.entry import RECENT_SECONDS, STALE_SECONDS, Entry
 from argosy.serve.prepare import Ready
 from argosy.serve.status import Phase
 from argosy.testing import assignment
@@ -96,3 +97,58 @@ def test_a_service_that_gave_up_hears_nobody_any_more(entry: Entry) -> None:
     assert entry.phase() is Phase.FAILED
     assert entry.status().running == []
     assert entry.status().reason == "the dongle is missing"
+
+
+def test_a_replica_whose_process_is_gone_is_dropped_at_once_and_no_other(entry: Entry) -> None:
+    entry.hear({**report("a"), "node": "one", "pid": 7})
+    entry.lose("two", [7])
+    entry.lose("one", [8])
+    assert entry.phase() is Phase.READY
+    entry.lose("one", [7])
+    assert entry.phase() is Phase.STARTING
+    assert entry.outstanding() == 1
+
+
+def test_a_service_that_overran_its_budget_says_so_for_a_while(entry: Entry) -> None:
+    now = time.time()
+    assert entry.overran(now, "it held 2 GiB") == ""
+    assert entry.status().event == "it held 2 GiB"
+    before = entry.fingerprint()
+    entry.overran(now + 1, "it held 3 GiB")
+    assert entry.fingerprint() != before, "whoever watches is told"
+    entry.event_at = now - RECENT_SECONDS - 1
+    assert entry.status().event == ""
+
+
+def test_a_service_that_is_ended_again_and_again_is_given_up_with_the_arithmetic(entry: Entry) -> None:
+    now = time.time()
+    assert entry.overran(now - RECENT_SECONDS - 1, "long ago") == ""
+    assert entry.overran(now, "once") == ""
+    assert entry.overran(now + 1, "twice") == ""
+    reason = entry.overran(now + 2, "slow held 3.00 GiB; its budget is 1.00 GiB", 3 * 2**30)
+    assert "ended 3 times in 10 minutes" in reason
+    assert "its budget is 1.00 GiB" in reason
+    assert "memory: 3380MiB" in reason
+
+
+def test_what_befell_a_service_is_forgotten_when_it_is_changed_and_kept_when_it_is_not(entry: Entry) -> None:
+    entry.overran(time.time(), "it held 2 GiB")
+    assert Entry.of(ready(), entry).status().event == "it held 2 GiB"
+    assert Entry.of(ready(digest="two"), entry).status().event == ""
+
+
+def test_ray_serve_s_giving_up_on_an_offender_has_the_offence_as_its_reason(entry: Entry) -> None:
+    failed = dataclasses.replace(RUNNING, status=ApplicationStatus.DEPLOY_FAILED, message="died 3 times")
+    entry.see(failed, time.time())
+    assert entry.hopeless == "died 3 times"
+    entry.overran(time.time(), "it held 2 GiB")
+    entry.see(failed, time.time())
+    assert entry.hopeless == "it held 2 GiB"
+
+
+def test_a_guard_is_told_the_replicas_of_its_own_node(entry: Entry) -> None:
+    entry.hear({**report("a"), "node": "one", "pid": 7})
+    (watched,) = entry.watched("one")
+    assert entry.ready
+    assert (watched.pid, watched.service, watched.budget) == (7, "mock-slow", entry.ready.assignment.budget)
+    assert entry.watched("two") == []

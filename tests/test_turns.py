@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+import time
 
+import pytest
+from test_entry import ready, report
+
+from argosy.serve import queues
+from argosy.serve.entry import Entry
+from argosy.serve.guard import Report
+from argosy.serve.queues import Queues
 from argosy.serve.turns import PATIENCE, Asker, Expected, Turns
 
 CARD, OTHER = ("node", 0), ("node", 1)
@@ -143,3 +151,79 @@ def test_a_turn_that_was_taken_before_control_died_is_known_again(turns: Turns) 
     assert not turns.ask(asker("waits"), {})
     turns.give_back("loads")
     assert turns.ask(asker("waits"), {})
+
+
+@pytest.fixture
+def entries() -> dict[str, Entry]:
+    """Two services that start on one device, as control keeps them."""
+    found = {}
+    for name, budget in (("large", 9), ("small", 1)):
+        wanted = ready()
+        assignment = dataclasses.replace(wanted.assignment, service=name, budget=budget)
+        node = dataclasses.replace(wanted.node, id="node")
+        found[name] = Entry(name, "slow", dataclasses.replace(wanted, assignment=assignment, node=node))
+    return found
+
+
+def says(entries: dict[str, Entry], queue: Queues, name: str, state: str = "loading", turn: str = "") -> None:
+    found = {**report(name, state), "node": "node", "pid": len(name), "turn": turn}
+    entries[name].hear(found)
+    queue.heard(name, found)
+
+
+def test_the_plan_is_read_from_the_services_as_they_are(entries: dict[str, Entry]) -> None:
+    queue = Queues(entries)
+    for name in entries:
+        says(entries, queue, name)
+    assert not queue.ask("small", "small", "node", 5), "the larger one is still to load"
+    assert queue.ask("large", "large", "node", 5)
+    says(entries, queue, "large", turn="held")
+    assert not queue.ask("small", "small", "node", 5)
+    says(entries, queue, "large", "ready")
+    assert queue.ask("small", "small", "node", 5)
+
+
+def test_a_larger_one_that_failed_is_not_waited_for(entries: dict[str, Entry]) -> None:
+    queue = Queues(entries)
+    entries["large"].give_up("the dongle is missing")
+    assert queue.ask("small", "small", "node", 5)
+    assert not queue.ask("large", "large", "node", 5)
+    assert not queue.ask("removed", "removed", "node", 5)
+
+
+def test_a_holder_that_a_guard_says_is_gone_gives_way_and_a_silent_one_that_lives_does_not(
+    entries: dict[str, Entry],
+) -> None:
+    queue = Queues(entries)
+    says(entries, queue, "large")
+    assert queue.ask("large", "large", "node", 5)
+    entries["large"].forget(time.time() + 60)  # its event loop is stuck in the load
+    queue.guarded("node", Report(held={5: 1}))
+    queue.bury()
+    assert queue.holder(("node", 0)) == "large"
+    queue.guarded("node", Report(gone=(5,)))
+    assert queue.holder(("node", 0)) is None
+
+
+def test_without_a_guard_a_holder_that_fell_silent_gives_way(entries: dict[str, Entry]) -> None:
+    queue = Queues(entries)
+    says(entries, queue, "large")
+    assert queue.ask("large", "large", "node", 5)
+    queue.bury()
+    assert queue.holder(("node", 0)) == "large"
+    entries["large"].forget(time.time() + 60)
+    queue.bury()
+    assert queue.holder(("node", 0)) is None
+
+
+def test_a_control_that_came_back_waits_for_whoever_loads_to_say_so(
+    entries: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queues(entries)
+    queue.settle()
+    assert not queue.ask("large", "large", "node", 5)
+    says(entries, queue, "small", turn="held")
+    monkeypatch.setattr(queues.time, "monotonic", lambda: 1e9)
+    assert not queue.ask("large", "large", "node", 5)
+    says(entries, queue, "small", "ready")
+    assert queue.ask("large", "large", "node", 5)

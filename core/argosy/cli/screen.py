@@ -84,6 +84,8 @@ def changes(before: FleetStatus, now: FleetStatus) -> Iterator[str]:
         old = before.services.get(name)
         if old is None or (old.phase, old.reason) != (one.phase, one.reason):
             yield f"{name}: {one.phase}{f' ({one.reason})' if one.reason else ''}"
+        if one.event and (old is None or old.event != one.event):
+            yield f"{name}: {one.event}"
     for name in before.services.keys() - now.services.keys():
         yield f"{name}: removed"
 
@@ -95,6 +97,8 @@ def show(console: Console, status: FleetStatus) -> None:
         if one.reason:
             said = Text.assemble((name, _STYLE[one.phase]), f" is {one.phase}: {one.reason}")
             console.print(said, highlight=False, soft_wrap=True)
+        if one.event and one.event not in one.reason:
+            console.print(Text.assemble((name, "yellow"), f": {one.event}"), highlight=False, soft_wrap=True)
     for node, devices in status.nodes.items():
         for device in devices:
             size = f", {device['memory_bytes'] / 2**30:.1f} GiB" if device["memory_bytes"] else ""

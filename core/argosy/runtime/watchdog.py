@@ -104,18 +104,21 @@ class Watchdog:
             self._watched[replica.pid] = replica
 
     def look(self) -> Look:
-        """Look at every replica once, and end those that hold too much. Reads files for some milliseconds."""
+        """Look at every replica once, and end those that hold too much. Reads files for some milliseconds; `watch` may
+        be called meanwhile, from another thread."""
+        watched = dict(self._watched)
         processes = dict(_processes(self._root))
-        gone = tuple(pid for pid in self._watched if not self._is(pid, processes))
+        gone = tuple(pid for pid in watched if not self._is(pid, processes))
         for pid in gone:
-            del self._watched[pid]
+            del watched[pid]
+            self._watched.pop(pid, None)
             self._born.pop(pid, None)
             self._ended.discard(pid)
-        families = _families(self._watched, processes)
-        held, counted = self._held(families, processes)
+        families = _families(watched, processes)
+        held, counted = self._held(watched, families, processes)
         ended = []
         for pid, bytes_held in held.items():
-            replica = self._watched[pid]
+            replica = watched[pid]
             if replica.budget is None or bytes_held <= allowed(replica.budget):
                 continue
             self._end(families[pid])
@@ -129,12 +132,15 @@ class Watchdog:
         return pid in processes and self._born.setdefault(pid, processes[pid].born) == processes[pid].born
 
     def _held(
-        self, families: Mapping[int, Sequence[int]], processes: Mapping[int, _Process]
+        self,
+        watched: Mapping[int, Watched],
+        families: Mapping[int, Sequence[int]],
+        processes: Mapping[int, _Process],
     ) -> tuple[dict[int, int], dict[int, str]]:
         held: dict[int, int] = {}
         counted: dict[int, str] = {}
         ask: dict[Device, list[int]] = {}
-        for pid, replica in self._watched.items():
+        for pid, replica in watched.items():
             if replica.budget is None:
                 counted[pid] = f"the memory of {replica.device.name} is unknown"
                 continue
@@ -191,7 +197,7 @@ def pause(cost: float) -> float:
 @contextlib.contextmanager
 def watching(assignment: Assignment) -> Iterator[None]:
     """Have this process watched by one of its own while the block runs, where its share is to be watched."""
-    if assignment.enforcement != "watched" or assignment.budget is None:
+    if assignment.enforcement == "counted" or assignment.budget is None:
         yield
         return
     replica = Watched(

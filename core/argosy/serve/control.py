@@ -27,16 +27,19 @@ from .. import __version__
 from ..errors import ArgosyError, ClusterError
 from ..plan.place import Node
 from ..runtime import logs
-from . import deploy, flags
-from .entry import Entry
+from ..runtime.watchdog import Watched
+from . import deploy, flags, guard
+from .entry import RECENT_SECONDS, Entry
 from .names import GATEWAY
 from .prepare import Prepared, Ready
+from .queues import Queues
 from .status import FleetStatus, Phase
 from .store import Store
 from .terms import Settings
 
 LOOK_SECONDS = 0.5  # between two looks at the replicas' reports, and at Ray Serve while a service is not Ready
 REST_SECONDS = 10.0  # between two looks at Ray Serve while all are: building its answer takes 50 ms of a core
+OVERRUN = "over budget"  # what history calls it
 RESTORE_SECONDS = 25.0  # for which a control that came back may keep whoever asks it waiting
 
 log = logging.getLogger("argosy.control")
@@ -52,6 +55,7 @@ class Control:
         self._settings = dataclasses.replace(settings, haproxy=flags.haproxy_in(os.environ))
         self._store = Store(settings.store)
         self._entries: dict[str, Entry] = {}
+        self._queues = Queues(self._entries)
         self._nodes: tuple[Node, ...] = ()
         self._version = 0
         self._changed = asyncio.Condition()
@@ -108,11 +112,39 @@ class Control:
         if entry is None:
             return
         entry.hear(report)
+        self._queues.heard(service, report)
         if report["state"] == "failed" and entry.gone is False:
             await self._give_up(service, entry, report["reason"])
         if status := report["status"]:
             self._remember(entry, status)
         await self._settle()
+
+    async def guarded(self, node: str, report: guard.Report) -> list[Watched]:
+        """What the guard of a node sees, once a second and when something happens. Returns whom to watch there."""
+        self._queues.guarded(node, report)
+        for entry in self._entries.values():
+            entry.lose(node, report.gone)
+        for ended in report.ended:
+            self._store.happened(OVERRUN, str(ended), ended.service)
+            log.error("%s", ended)
+            offender = self._entries.get(ended.service)
+            if offender is None or offender.gone:
+                continue
+            if reason := offender.overran(ended.at, str(ended), ended.held):
+                await self._give_up(ended.service, offender, reason)
+        await self._settle()
+        return [watched for entry in self._entries.values() for watched in entry.watched(node)]
+
+    async def turn(self, service: str, replica: str, node: str, pid: int, seconds: float) -> bool:
+        """Whether the replica may load now: as soon as it may, or after `seconds` of waiting."""
+        end = time.monotonic() + seconds
+        while not self._queues.ask(service, replica, node, pid):
+            if time.monotonic() > end:
+                return False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS), self._changed:
+                    await self._changed.wait()
+        return True
 
     async def watch(self, version: int, seconds: float) -> FleetStatus:
         """The status as soon as it is newer than `version`, or after `seconds` as it is."""
@@ -153,6 +185,7 @@ class Control:
         self._watcher.cancel()
         self._store.drop("fleet")
         names = [*self._entries, GATEWAY]
+        guard.dismiss(deploy.node_ids())
         self._entries.clear()
         await self._touch()
         await asyncio.gather(*(self._serve(serve.delete, name) for name in names))
@@ -197,8 +230,13 @@ class Control:
             self._entries[name] = Entry.of(ready, self._entries.get(name))
             fresh.append(ready)
         await self._touch()
+        guard.post(self._posts(), self._settings)
         await self._serve(deploy.run, fresh)
         return changes
+
+    def _posts(self) -> set[str]:
+        """Ray's ids of the nodes that services run on."""
+        return {entry.ready.node.id for entry in self._entries.values() if entry.ready is not None}
 
     async def _give_up(self, service: str, entry: Entry, reason: str) -> None:
         """A replica that says why it cannot start would say so again: take the application away, and answer for it."""
@@ -224,6 +262,7 @@ class Control:
                     await self._restore()
                 for entry in self._entries.values():
                     entry.forget(time.time())
+                self._queues.bury()
                 if not self.status().ready or time.monotonic() - looked > REST_SECONDS:
                     await self._look()
                     looked = time.monotonic()
@@ -250,6 +289,15 @@ class Control:
                 self._entries[name] = Entry.pending(name, prepared.fleet.services[name], reason)
             for name, ready in prepared.services.items():
                 self._entries[name] = Entry.of(ready, None)
+            self._queues.settle()
+            for event in self._store.history(1000):
+                if (
+                    event.event == OVERRUN
+                    and event.service in self._entries
+                    and event.at > time.time() - RECENT_SECONDS
+                ):
+                    self._entries[event.service].overran(event.at, event.detail)
+            guard.post(self._posts(), self._settings)
             missing = [ready for name, ready in prepared.services.items() if name not in there]
             await self._serve(deploy.run, missing)
             self._restored.set()

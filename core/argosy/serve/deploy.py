@@ -78,6 +78,11 @@ def start(settings: Settings) -> None:
     serve.run_many([gateway], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
+def node_ids() -> list[str]:
+    """Ray's ids of the nodes that live."""
+    return [node["NodeID"] for node in _alive()]
+
+
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 

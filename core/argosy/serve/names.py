@@ -3,3 +3,4 @@
 NAMESPACE = "argosy"
 CONTROL = "argosy-control"
 GATEWAY = "argosy-gateway"
+GUARD = "argosy-guard"  # and the node's id in Ray
