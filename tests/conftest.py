@@ -11,12 +11,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from hub import Client, Hub
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,3 +130,21 @@ def body(response: httpx.Response) -> Any:
     """The JSON of a response that has to be one. AssertionError with its text otherwise."""
     assert response.status_code == 200, f"{response.status_code} {response.text}"
     return json.loads(response.text)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A model hub on loopback. No test sends it a token that this machine's user may have."""
+    from hub import Hub
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    with Hub() as one:
+        yield one
+
+
+@pytest.fixture
+def hub_client(hub: Hub, tmp_path: Path) -> Client:
+    from hub import Client
+
+    return Client(hub, tmp_path / "cache")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,30 +20,12 @@ from argosy.fleet.sources import parse_model
 from argosy.fleet.weights import Allow, Progress, measure
 
 
-@pytest.fixture(autouse=True)
-def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sends a token that this machine's user may have."""
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as one:
-        yield one
-
-
-@pytest.fixture
-def client(hub: Hub, tmp_path: Path) -> Client:
-    return Client(hub, tmp_path / "cache")
-
-
-def test_a_hub_model_is_measured_without_downloading_and_then_fetched(hub: Hub, client: Client) -> None:
+def test_a_hub_model_is_measured_without_downloading_and_then_fetched(hub: Hub, hub_client: Client) -> None:
     files = model_files(**{"merges.txt": b""})
     commit = hub.add(REPO, files)
     wanted = {name: len(data) for name, data in files.items() if name != "README.md"}
 
-    listing = client.measure()
+    listing = hub_client.measure()
     assert {file.name: file.size for file in listing.files} == wanted
     assert (listing.total, listing.download, listing.disk) == (sum(wanted.values()),) * 3
     assert listing.commits == {REPO: commit}
@@ -53,7 +34,7 @@ def test_a_hub_model_is_measured_without_downloading_and_then_fetched(hub: Hub, 
     assert "model.safetensors" in str(listing)
     assert hub.bodies("model.safetensors") == []
 
-    weights = client.fetch()
+    weights = hub_client.fetch()
     assert {file.name: (weights / file.name).read_bytes() for file in weights.files} == {n: files[n] for n in wanted}
     assert weights.format == "safetensors"
     assert weights.bytes == listing.total
@@ -62,54 +43,54 @@ def test_a_hub_model_is_measured_without_downloading_and_then_fetched(hub: Hub, 
     text = "".join(f"{name}\0{sha}\n" for name, sha in shas.items())
     assert weights.digest == hashlib.sha256(text.encode()).hexdigest()
 
-    after = client.measure()
+    after = hub_client.measure()
     assert (after.download, after.disk) == (0, 0)
     assert all(file.here for file in after.files)
 
 
-def test_progress_adds_up_to_what_was_announced(hub: Hub, client: Client) -> None:
+def test_progress_adds_up_to_what_was_announced(hub: Hub, hub_client: Client) -> None:
     hub.add(REPO, model_files(**{"model.safetensors": tensors(6_000_000)}))
-    total = client.measure().download
+    total = hub_client.measure().download
     seen: list[Progress] = []
-    client.fetch(progress=seen.append)
+    hub_client.fetch(progress=seen.append)
     assert {step.total for step in seen} == {total}
     assert [step.done for step in seen] == sorted(step.done for step in seen)
     assert seen[-1].done == total
     assert any(CHUNK <= step.done < total for step in seen), "a step in the middle of the large file"
 
     again: list[Progress] = []
-    client.fetch(progress=again.append)
+    hub_client.fetch(progress=again.append)
     assert again == []
 
 
-def test_a_cut_connection_goes_on_where_it_broke(hub: Hub, client: Client) -> None:
+def test_a_cut_connection_goes_on_where_it_broke(hub: Hub, hub_client: Client) -> None:
     data = tensors(6_000_000)
     hub.add(REPO, {"model.safetensors": data})
     hub.fault("model.safetensors").cut = [CHUNK + 1000]
-    weights = client.fetch()
+    weights = hub_client.fetch()
     assert (weights / "model.safetensors").read_bytes() == data
     large = [seen.range for seen in hub.bodies("model.safetensors") if seen.path.startswith("/large")]
     assert large == ["", f"bytes={CHUNK}-"]
 
 
-def test_a_download_that_failed_goes_on_in_the_next_one(hub: Hub, client: Client) -> None:
+def test_a_download_that_failed_goes_on_in_the_next_one(hub: Hub, hub_client: Client) -> None:
     data = tensors(6_000_000)
     hub.add(REPO, {"model.safetensors": data})
     fault = hub.fault("model.safetensors")
     fault.cut, fault.status = [CHUNK + 1000], [500]
     with pytest.raises(WeightsError, match=r"answered 500; try: again: it goes on from the 10\.5 MB"):
-        client.fetch()
-    assert client.measure().download == len(data) - CHUNK
+        hub_client.fetch()
+    assert hub_client.measure().download == len(data) - CHUNK
 
     hub.requests.clear()
     seen: list[Progress] = []
-    weights = client.fetch(progress=seen.append)
+    weights = hub_client.fetch(progress=seen.append)
     assert (weights / "model.safetensors").read_bytes() == data
     assert {one.range for one in hub.bodies("model.safetensors")} == {f"bytes={CHUNK}-"}
     assert (seen[0].done, seen[-1].done) == (CHUNK, len(data))
 
 
-def test_a_killed_process_leaves_what_it_downloaded(hub: Hub, client: Client) -> None:
+def test_a_killed_process_leaves_what_it_downloaded(hub: Hub, hub_client: Client) -> None:
     data = tensors(6_000_000)
     hub.add(REPO, {"model.safetensors": data})
     hold = hub.fault("model.safetensors").hold = threading.Event()
@@ -121,8 +102,8 @@ def test_a_killed_process_leaves_what_it_downloaded(hub: Hub, client: Client) ->
         " endpoint=sys.argv[2])"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen([sys.executable, "-c", code, str(client.cache), hub.url], env=environment)
-    part = client.cache / "blobs" / f"sha256-{hashlib.sha256(data).hexdigest()}.part"
+    child = subprocess.Popen([sys.executable, "-c", code, str(hub_client.cache), hub.url], env=environment)
+    part = hub_client.cache / "blobs" / f"sha256-{hashlib.sha256(data).hexdigest()}.part"
     deadline = time.monotonic() + 60
     while not part.exists() or part.stat().st_size < CHUNK:
         assert child.poll() is None
@@ -133,45 +114,45 @@ def test_a_killed_process_leaves_what_it_downloaded(hub: Hub, client: Client) ->
     hold.set()
 
     hub.requests.clear()
-    assert (client.fetch() / "model.safetensors").read_bytes() == data
+    assert (hub_client.fetch() / "model.safetensors").read_bytes() == data
     assert {one.range for one in hub.bodies("model.safetensors")} == {f"bytes={CHUNK}-"}
 
 
-def test_a_server_that_ignores_ranges_begins_again(hub: Hub, client: Client) -> None:
+def test_a_server_that_ignores_ranges_begins_again(hub: Hub, hub_client: Client) -> None:
     data = tensors(6_000_000)
     hub.add(REPO, {"model.safetensors": data})
     fault = hub.fault("model.safetensors")
     fault.cut, fault.ignore_range = [CHUNK + 1000], True
-    assert (client.fetch() / "model.safetensors").read_bytes() == data
+    assert (hub_client.fetch() / "model.safetensors").read_bytes() == data
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_wrong_checksum_is_refused_for_large_and_small_files(hub: Hub, client: Client, name: str) -> None:
+def test_a_wrong_checksum_is_refused_for_large_and_small_files(hub: Hub, hub_client: Client, name: str) -> None:
     hub.add(REPO, model_files())
     hub.fault(name).corrupt = True
     algorithm = "sha256" if name == "model.safetensors" else "git"
     with pytest.raises(WeightsError, match=rf"{name} with {algorithm} .*; found: {algorithm} .* after download"):
-        client.fetch()
-    assert not (client.cache / "weights").exists()
+        hub_client.fetch()
+    assert not (hub_client.cache / "weights").exists()
     hub.faults.clear()
-    assert client.fetch().format == "safetensors"
+    assert hub_client.fetch().format == "safetensors"
 
 
-def test_a_damaged_half_download_is_dropped_and_begun_again(hub: Hub, client: Client) -> None:
+def test_a_damaged_half_download_is_dropped_and_begun_again(hub: Hub, hub_client: Client) -> None:
     data = tensors()
     hub.add(REPO, {"model.safetensors": data})
-    part = client.cache / "blobs" / f"sha256-{hashlib.sha256(data).hexdigest()}.part"
+    part = hub_client.cache / "blobs" / f"sha256-{hashlib.sha256(data).hexdigest()}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"x" * 1000)
-    assert (client.fetch() / "model.safetensors").read_bytes() == data
+    assert (hub_client.fetch() / "model.safetensors").read_bytes() == data
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
-def test_a_damaged_cached_file_is_downloaded_again(hub: Hub, client: Client, damage: str) -> None:
+def test_a_damaged_cached_file_is_downloaded_again(hub: Hub, hub_client: Client, damage: str) -> None:
     data = tensors()
     hub.add(REPO, model_files())
-    first = client.fetch()
-    blob = client.cache / "blobs" / f"sha256-{hashlib.sha256(data).hexdigest()}"
+    first = hub_client.fetch()
+    blob = hub_client.cache / "blobs" / f"sha256-{hashlib.sha256(data).hexdigest()}"
     stat = blob.stat()
     blob.chmod(0o644)
     match damage:
@@ -183,26 +164,26 @@ def test_a_damaged_cached_file_is_downloaded_again(hub: Hub, client: Client, dam
         case "delete":
             blob.unlink()
     hub.requests.clear()
-    again = client.fetch()
+    again = hub_client.fetch()
     assert again.digest == first.digest
     assert (again / "model.safetensors").read_bytes() == data
     assert len(hub.bodies("model.safetensors")) == 2, "the redirect and the file"
     assert hub.bodies("config.json") == []
 
 
-def test_a_full_disk_is_noticed_before_anything_is_downloaded(hub: Hub, client: Client) -> None:
+def test_a_full_disk_is_noticed_before_anything_is_downloaded(hub: Hub, hub_client: Client) -> None:
     hub.add(REPO, model_files())
-    size = client.measure().total
+    size = hub_client.measure().total
     with pytest.raises(WeightsError) as caught:
-        client.fetch(free=lambda path: 1_000_000_000 + size - 1)
+        hub_client.fetch(free=lambda path: 1_000_000_000 + size - 1)
     assert "to spare" in str(caught.value)
     assert "1.0 GB free" in caught.value.found
     assert hub.bodies("model.safetensors") == []
-    assert client.fetch(free=lambda path: 1_000_000_000 + size).bytes == size
-    assert client.fetch(free=lambda path: 0).bytes == size, "nothing has to be written any more"
+    assert hub_client.fetch(free=lambda path: 1_000_000_000 + size).bytes == size
+    assert hub_client.fetch(free=lambda path: 0).bytes == size, "nothing has to be written any more"
 
 
-def test_services_that_fetch_the_same_at_once_download_it_once(hub: Hub, client: Client) -> None:
+def test_services_that_fetch_the_same_at_once_download_it_once(hub: Hub, hub_client: Client) -> None:
     hub.add(REPO, model_files())
     hold = hub.fault("model.safetensors").hold = threading.Event()
     reached: set[int] = set()
@@ -216,7 +197,7 @@ def test_services_that_fetch_the_same_at_once_download_it_once(hub: Hub, client:
                 all_reached.set()
 
     with ThreadPoolExecutor(3) as pool:
-        running = [pool.submit(client.fetch, progress=watch) for _ in range(3)]
+        running = [pool.submit(hub_client.fetch, progress=watch) for _ in range(3)]
         assert all_reached.wait(60)
         hold.set()
         digests = {one.result().digest for one in running}
@@ -224,45 +205,45 @@ def test_services_that_fetch_the_same_at_once_download_it_once(hub: Hub, client:
     assert len([one for one in hub.bodies("model.safetensors") if one.path.startswith("/large")]) == 1
 
 
-def test_a_branch_is_resolved_once_and_stays_what_it_was(hub: Hub, client: Client) -> None:
+def test_a_branch_is_resolved_once_and_stays_what_it_was(hub: Hub, hub_client: Client) -> None:
     first = hub.add(REPO, model_files())
-    client.fetch()
+    hub_client.fetch()
     second = hub.add(REPO, model_files(**{"model.safetensors": tensors(seed=1)}))
-    assert client.measure().commits == {REPO: first}
-    assert client.measure(f"hf://{REPO}@{second}").commits == {REPO: second}
-    assert client.measure(f"hf://{REPO}@{second}").download == len(tensors())
+    assert hub_client.measure().commits == {REPO: first}
+    assert hub_client.measure(f"hf://{REPO}@{second}").commits == {REPO: second}
+    assert hub_client.measure(f"hf://{REPO}@{second}").download == len(tensors())
 
 
-def test_offline_serves_what_is_here_and_says_what_is_not(hub: Hub, client: Client) -> None:
+def test_offline_serves_what_is_here_and_says_what_is_not(hub: Hub, hub_client: Client) -> None:
     commit = hub.add(REPO, model_files())
     with pytest.raises(
         WeightsError, match=r"without the network; found: a listing of sailor/compass .* not in the cache"
     ):
-        client.fetch(offline=True)
-    client.measure()
+        hub_client.fetch(offline=True)
+    hub_client.measure()
     with pytest.raises(WeightsError, match=r"model\.safetensors.* are not in the cache"):
-        client.fetch(offline=True)
-    online = client.fetch()
+        hub_client.fetch(offline=True)
+    online = hub_client.fetch()
     hub.requests.clear()
-    assert client.fetch(offline=True).digest == online.digest
-    assert client.fetch(f"hf://{REPO}@{commit}", offline=True).digest == online.digest
+    assert hub_client.fetch(offline=True).digest == online.digest
+    assert hub_client.fetch(f"hf://{REPO}@{commit}", offline=True).digest == online.digest
     assert hub.requests == []
 
 
-def test_the_hubs_own_offline_switch_holds(hub: Hub, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_own_offline_switch_holds(hub: Hub, hub_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, model_files())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match="without the network"):
-        client.fetch()
+        hub_client.fetch()
     assert hub.requests == []
 
 
 def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(
-    hub: Hub, client: Client, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, hub_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub.add(REPO, model_files())
-    client.fetch()
+    hub_client.fetch()
     assert {one.authorization for one in hub.requests if not one.path.startswith("/large")} == {"Bearer hf_secret"}
     assert {one.authorization for one in hub.requests if one.path.startswith("/large")} == {""}
 
@@ -276,11 +257,11 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(
         ("hf://sailor/gated", "hf auth login"),
     ],
 )
-def test_what_a_hub_does_not_have_is_said_clearly(hub: Hub, client: Client, model: str, message: str) -> None:
+def test_what_a_hub_does_not_have_is_said_clearly(hub: Hub, hub_client: Client, model: str, message: str) -> None:
     hub.add(REPO, model_files())
     hub.gated.add("sailor/gated")
     with pytest.raises(WeightsError, match=message):
-        client.measure(model)
+        hub_client.measure(model)
 
 
 def test_an_absent_hub_is_said_clearly(tmp_path: Path) -> None:
@@ -290,30 +271,30 @@ def test_an_absent_hub_is_said_clearly(tmp_path: Path) -> None:
         measure(parse_model(f"hf://{REPO}", tmp_path), tmp_path / "c", allow=Allow(), offline=False, endpoint=url)
 
 
-def test_a_listing_that_leads_out_of_its_folder_is_refused(hub: Hub, client: Client) -> None:
+def test_a_listing_that_leads_out_of_its_folder_is_refused(hub: Hub, hub_client: Client) -> None:
     hub.add(REPO, {"../../evil.json": b"{}"})
     with pytest.raises(WeightsError, match="leading out of its folder"):
-        client.measure()
+        hub_client.measure()
 
 
-def test_one_file_or_one_folder_of_a_repository_can_be_named(hub: Hub, client: Client) -> None:
+def test_one_file_or_one_folder_of_a_repository_can_be_named(hub: Hub, hub_client: Client) -> None:
     hub.add(REPO, model_files(**{"onnx/model.onnx": random_bytes(2000), "onnx/config.json": b"{}"}))
-    assert [file.name for file in client.fetch(f"hf://{REPO}/onnx/model.onnx").files] == ["model.onnx"]
-    assert [file.name for file in client.fetch(f"hf://{REPO}/onnx").files] == ["config.json", "model.onnx"]
+    assert [file.name for file in hub_client.fetch(f"hf://{REPO}/onnx/model.onnx").files] == ["model.onnx"]
+    assert [file.name for file in hub_client.fetch(f"hf://{REPO}/onnx").files] == ["config.json", "model.onnx"]
     model = {"net.onnx": f"hf://{REPO}/onnx/model.onnx", "tokenizer.json": f"hf://{REPO}/tokenizer.json"}
-    assert [file.name for file in client.fetch(model).files] == ["net.onnx", "tokenizer.json"]
+    assert [file.name for file in hub_client.fetch(model).files] == ["net.onnx", "tokenizer.json"]
 
 
-def test_a_repository_of_many_ggufs_asks_which_one(hub: Hub, client: Client) -> None:
+def test_a_repository_of_many_ggufs_asks_which_one(hub: Hub, hub_client: Client) -> None:
     hub.add(REPO, {f"m-{q}.gguf": random_bytes(2000, i) for i, q in enumerate(("Q4", "Q8"))} | {"mmproj.gguf": b"x"})
     with pytest.raises(WeightsError, match=rf"2: m-Q4\.gguf .*, m-Q8\.gguf .*; try: hf://{REPO}@\w+/m-Q4\.gguf"):
-        client.measure()
-    assert client.fetch(f"hf://{REPO}/m-Q8.gguf").one(".gguf").name == "m-Q8.gguf"
+        hub_client.measure()
+    assert hub_client.fetch(f"hf://{REPO}/m-Q8.gguf").one(".gguf").name == "m-Q8.gguf"
 
 
-def test_one_piece_of_a_split_gguf_brings_all_of_them(hub: Hub, client: Client) -> None:
+def test_one_piece_of_a_split_gguf_brings_all_of_them(hub: Hub, hub_client: Client) -> None:
     pieces = {f"m-0000{number}-of-00002.gguf": random_bytes(2000, number) for number in (1, 2)}
     hub.add(REPO, pieces | {"other-00001-of-00002.gguf": b"x"})
-    weights = client.fetch(f"hf://{REPO}/m-00001-of-00002.gguf")
+    weights = hub_client.fetch(f"hf://{REPO}/m-00001-of-00002.gguf")
     assert [file.name for file in weights.files] == sorted(pieces)
     assert weights.one(".gguf").name == "m-00001-of-00002.gguf"
