@@ -71,6 +71,7 @@ def written(folder: Path, **files: Any) -> Path:
         ),
         ({"1_Pooling__config": {"pooling_mode_mean_tokens": True}}, {"pooling": "mean"}),
         ({"1_Pooling__config": {"pooling_mode": "cls", "embedding_dimension": 8}}, {"pooling": "cls"}),
+        ({"1_Pooling__config": {"pooling_mode": ["mean", "max"]}}, {"pooling": "mean and max"}),
         (
             {"1_Pooling__config": {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}},
             {"pooling": "cls and max"},

@@ -91,8 +91,8 @@ def _scores(config: dict[str, Any]) -> int:
 
 def _pooling(folder: Path) -> str | None:
     config = _object(folder / "1_Pooling/config.json")
-    if isinstance(config.get("pooling_mode"), str):  # as sentence-transformers writes it from version 5 on
-        return str(config["pooling_mode"])
+    if named := config.get("pooling_mode"):  # as sentence-transformers writes it since 6: one, or a list of them
+        return " and ".join(map(str, named)) if isinstance(named, list) else str(named)
     modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
     names = [mode.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for mode in modes]
     return " and ".join(names) or None
