@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,11 @@ from argosy.backend import Device
 from argosy.engines import Engine, Onnxruntime, Python, Torch
 from argosy.errors import PlanError
 from argosy.fleet.schema import Fleet
+from argosy.plan.decision import Cause, Verdict
+from argosy.plan.estimate import Figure
 from argosy.plan.place import DEFAULT_SHARE, Node, Plan, place, require
-from argosy.testing import installed
+from argosy.registry import Registry
+from argosy.testing import MockBackend, installed
 
 GIB = 2**30
 
@@ -36,7 +40,17 @@ class Picky(argosy.Model):
         return [offer for offer in offers if (offer.budget or 0) >= 2 * GIB][::-1]
 
 
-REGISTRY = installed(Two, Picky)
+class Refusing(MockBackend):
+    """A backend that says why it offers no torch."""
+
+    def refuses(self, device: Device) -> dict[str, str]:
+        return {"torch": "no build of torch knows these devices"}
+
+
+def registry(engines: Sequence[type[Engine]]) -> Registry:
+    """The two models above, and backends of every name below whose devices offer these engines."""
+    backends = {name: Refusing(name, engines=engines) for name in ("fast", "other", "cpu")}
+    return dataclasses.replace(installed(Two, Picky), backends=backends)
 
 
 def device(index: int, backend: str = "fast", gib: float | None = 8, **fields: Any) -> Device:
@@ -48,8 +62,9 @@ def device(index: int, backend: str = "fast", gib: float | None = 8, **fields: A
 CPU = device(9, "cpu", 16, cores=4)
 
 
-def node(name: str, *devices: Device, cores: int = 4) -> Node:
-    return Node(name=name, devices=devices, cores=cores)
+def node(name: str, *devices: Device, cores: int = 4, **fields: Any) -> Node:
+    engines = {"python": "3", "onnxruntime": "1", "torch": "2"}
+    return Node(name=name, devices=devices, cores=cores, **{"engines": engines, **fields})
 
 
 def planned(
@@ -62,10 +77,8 @@ def planned(
         {"version": 1, "services": {name: {"plugin": "two", **said} for name, said in services.items()}}
     )
 
-    def offers(node: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
-        return [engine(threads=cores) for engine in engines]
-
-    return place(fleet, REGISTRY, nodes, offers, lambda *_: estimate)
+    figure = Figure(estimate, "size") if estimate is not None else Figure()
+    return place(fleet, registry(engines), nodes, lambda *_: figure)
 
 
 def one(plan: Plan) -> Any:
@@ -91,7 +104,7 @@ def test_wishes_are_taken_in_their_order_and_one_device_of_a_backend_can_be_name
 
 def test_a_wish_that_no_device_fulfils_is_told():
     plan = planned({"a": {"device": ["slow", "fast:3"]}}, node("n", device(0)))
-    assert plan.pending == {"a": "no usable device is slow or fast:3"}
+    assert plan.pending == {"a": "no device is slow or fast:3; there are fast"}
 
 
 def test_a_node_without_devices_or_of_another_name_is_told():
@@ -108,7 +121,7 @@ def test_a_device_with_problems_is_left_out_and_its_problems_are_told():
     broken = device(0, problems=("no driver", "no permission"), usable=False)
     assert one(planned({"a": {}}, node("n", broken, CPU))).device is CPU
     plan = planned({"a": {}}, node("n", broken))
-    assert plan.pending["a"] == "n/fast 0 is not usable: no driver, no permission"
+    assert plan.pending["a"] == "variant 0 on n/fast 0: not usable: no driver, no permission"
 
 
 def test_memory_is_a_share_of_the_device_in_bytes():
@@ -125,7 +138,7 @@ def test_without_a_share_the_estimate_gives_it_rounded_up_to_whole_hundredths():
     placement = one(planned({"a": {}}, node("n", device(0)), estimate=2 * GIB + 1))
     assert placement.share == 0.26
     assert placement.budget == int(0.26 * 8 * GIB) >= 2 * GIB + 1
-    assert placement.estimate == 2 * GIB + 1
+    assert placement.figure == Figure(2 * GIB + 1, "size")
 
 
 def test_an_estimate_above_the_given_share_is_rejected_with_the_arithmetic():
@@ -150,7 +163,7 @@ def test_a_device_of_unknown_memory_counts_shares_and_has_no_budget():
 def test_what_is_left_of_a_device_is_told():
     plan = planned({"a": {"share": 0.75}, "b": {"share": 0.5, "engine": "python"}}, node("n", device(0)))
     assert [placement.service for placement in plan.placements] == ["a"]
-    assert plan.pending["b"] == "variant 0 on n/fast 0: wants a share of 0.5, 0.25 is left of it"
+    assert plan.pending["b"] == "variant 0 on n/fast 0: wants a share of 0.5, 0.25 is left of it beside a (0.75)"
 
 
 def test_variants_are_taken_in_order_and_the_rejected_ones_are_counted():
@@ -162,16 +175,22 @@ def test_variants_are_taken_in_order_and_the_rejected_ones_are_counted():
 
 def test_an_engine_that_nobody_offers_is_told_with_those_that_are_offered():
     plan = planned({"a": {"engine": "onnxruntime"}}, node("n", device(0)), engines=(Python, Torch))
-    assert plan.pending["a"] == "variant 0 on n/fast 0: wants onnxruntime, the device offers python, torch"
+    assert plan.pending["a"] == "variant 0 on n/fast 0: fast does not offer onnxruntime for mock"
     plan = planned({"a": {}}, node("n", device(0)), engines=())
-    assert plan.pending["a"] == "variant 0 on n/fast 0: wants onnxruntime or python, the device offers none"
+    assert plan.pending["a"] == (
+        "variant 0 on n/fast 0: fast does not offer onnxruntime for mock; "
+        "variant 0 on n/fast 0: fast does not offer python for mock"
+    )
 
 
 def test_a_model_may_reorder_and_drop_what_is_offered():
     rich = {"plugin": "picky", "share": 0.5}
     assert one(planned({"a": rich}, node("n", device(0)))).engine.name == "python"
     plan = planned({"a": {**rich, "share": 0.1}}, node("n", device(0)))
-    assert plan.pending["a"] == "variant 0 on n/fast 0: picky itself refuses onnxruntime, python there"
+    assert plan.pending["a"] == (
+        "variant 0 on n/fast 0: picky itself refuses onnxruntime there; "
+        "variant 0 on n/fast 0: picky itself refuses python there"
+    )
 
 
 def test_replicas_spread_over_devices_and_what_does_not_fit_is_counted():
@@ -196,7 +215,7 @@ def test_a_pending_service_can_be_asked_for_and_says_why():
     plan = planned({"a": {"device": "slow"}, "b": {}}, node("n", device(0)))
     assert require(plan, "b")[0].service == "b"
     with pytest.raises(
-        PlanError, match="a place for a; found: no usable device is slow; try: a smaller share"
+        PlanError, match="a place for a; found: no device is slow; there are fast; try: a smaller share"
     ) as caught:
         require(plan, "a")
     assert caught.value.exit_code == 5

@@ -75,7 +75,10 @@ def checks(registry: Registry, model: type[Model], source: str | None) -> Iterat
 
 
 def _place(registry: Registry, model: type[Model]) -> None:
+    import dataclasses
+
     from ..fleet.schema import Fleet
+    from ..plan.estimate import Figure
     from ..plan.place import Node, place
     from ..testing import MockBackend
 
@@ -84,10 +87,11 @@ def _place(registry: Registry, model: type[Model]) -> None:
     service = {"plugin": model.name, **({"model": "file://weights"} if model.needs_weights else {})}
     fleet = Fleet.model_validate({"version": 1, "services": {"checked": service}})
 
-    def offers(node: Node, device: Any, budget: int | None, cores: int) -> Any:
-        return [engine(threads=cores) for engine in engines]
-
-    plan = place(fleet, registry, [Node(name="mock", devices=tuple(backend.detect()))], offers, lambda *given: None)
+    machine = Node(
+        name="mock", devices=tuple(backend.detect()), engines=dict.fromkeys([engine.name for engine in engines], "")
+    )
+    here = dataclasses.replace(registry, backends={backend.name: backend})
+    plan = place(fleet, here, [machine], lambda *given: Figure())
     assert not plan.pending, plan.pending["checked"]
 
 

@@ -1,14 +1,67 @@
-"""The nodes that a fleet file writes down, held against what was found on them."""
+"""Nodes: what each reported of itself, and what a fleet file writes down of them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..backend import Device
 from ..errors import FleetError
 from ..fleet.schema import DeviceSpec, Fleet
-from .place import Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One machine as it reported itself. `id` is what Ray calls it; devices are in the order of their index.
+
+    cores: 0 where nobody knows
+    engines: what is installed there, name -> version
+    taken: device index -> bytes that processes hold there which are no replicas of this fleet
+    assumed: known from the fleet file alone (or from a recording): every engine is taken to be there, of any version
+    """
+
+    name: str
+    id: str = ""
+    devices: tuple[Device, ...] = ()
+    cores: int = 1
+    engines: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[int, int] = field(default_factory=dict)
+    assumed: bool = False
+
+
+def written(fleet: Fleet, known: Collection[str], engines: Collection[str]) -> tuple[Node, ...]:
+    """The file's nodes that are not `known`, from what it says of them: devices in its order, every engine there.
+
+    A file does not say whether a device is integrated: each has the memory that is written to itself.
+    """
+    return tuple(
+        Node(
+            name=name,
+            devices=tuple(
+                Device(
+                    backend=spec.backend,
+                    name=spec.name or spec.architecture or spec.backend,
+                    architecture=spec.architecture,
+                    memory_bytes=spec.memory,
+                    index=index,
+                )
+                for index, spec in enumerate(node.devices)
+            ),
+            cores=0,
+            engines=dict.fromkeys(sorted(engines), ""),
+            assumed=True,
+        )
+        for name, node in fleet.nodes.items()
+        if name not in known
+    )
+
+
+def has(node: Node, specs: Sequence[DeviceSpec]) -> bool:
+    """Whether this may be the machine that is written down: it has every device of the file, none smaller."""
+    problems: list[str] = []
+    _held(node, specs, problems)
+    return not problems
 
 
 def hold(fleet: Fleet, nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -19,7 +72,8 @@ def hold(fleet: Fleet, nodes: Sequence[Node]) -> tuple[Node, ...]:
     """
     problems: list[str] = []
     held = [
-        _held(node, fleet.nodes[node.name].devices, problems) if node.name in fleet.nodes else node for node in nodes
+        _held(node, fleet.nodes[node.name].devices, problems) if node.name in fleet.nodes and not node.assumed else node
+        for node in nodes
     ]
     if problems:
         raise FleetError(

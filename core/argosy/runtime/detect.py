@@ -9,9 +9,16 @@ from ..backend import Device
 from ..registry import Registry
 
 
-def devices(registry: Registry, root: Path = Path("/")) -> tuple[Device, ...]:
-    """What every installed backend finds below `root`, by PCI address, the CPU last; `index` counts them."""
-    found = [device for _, backend in sorted(registry.backends.items()) for device in backend.detect(root)]
+def devices(registry: Registry, root: Path = Path("/"), *, probe: bool = False) -> tuple[Device, ...]:
+    """What every installed backend finds below `root`, by PCI address, the CPU last; `index` counts them.
+
+    `probe`: with what only the vendors' own libraries tell, asked in child processes. It has a meaning at `/` alone:
+    the libraries see this machine, whatever the root.
+    """
+    found: list[Device] = []
+    for _, backend in sorted(registry.backends.items()):
+        mine = backend.detect(root)
+        found += backend.probe(mine) if probe and mine else mine
     found.sort(key=lambda device: (device.pci is None, device.pci or "", device.name))
     return tuple(dataclasses.replace(device, index=index) for index, device in enumerate(found))
 

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from ..backend import Device, Offer
+from .. import machine
+from ..backend import Device
 from ..engines import Engine
-from ..errors import PlanError, WeightsError
-from ..fleet.schema import Fleet, Service, Variant
-from ..fleet.sources import parse_model
-from ..fleet.weights import Allow, fetch, measure
-from ..model import Implementation, Model
-from ..plan.estimate import from_size
+from ..fleet.schema import Fleet
+from ..plan.ledger import Ledger
 from ..plan.nodes import hold
-from ..plan.place import Node, Plan, place
+from ..plan.place import Node, Plan, Standing, place
 from ..registry import Registry
-from .converted import readable
 from .detect import devices
+from .weighing import Weighing
 
 
-def node(registry: Registry, name: str = "here", identity: str = "") -> Node:
-    """This machine with what the installed backends find on it. `identity` is what Ray calls it."""
+def node(registry: Registry, name: str = "here", identity: str = "", ours: Collection[int] = ()) -> Node:
+    """This machine with what the installed backends find on it. `identity` is what Ray calls it; `ours` are processes
+    of this fleet's replicas, whose memory is no stranger's."""
     cores = len(psutil.Process().cpu_affinity() or ()) or psutil.cpu_count() or 1
     engines = {kind: version for kind, engine in registry.engines.items() if (version := engine.version()) is not None}
-    return Node(name=name, id=identity, devices=devices(registry), cores=cores, engines=engines)
+    found = devices(registry, probe=True)
+    taken = strangers(registry, found, ours)
+    return Node(name=name, id=identity, devices=found, cores=cores, engines=engines, taken=taken)
+
+
+def recorded(registry: Registry, root: Path, name: str = "here") -> Node:
+    """The machine whose files lie below `root`: every engine is taken to be there, and nobody to run."""
+    found = devices(registry, root)
+    cores = max((device.cores for device in found), default=0)
+    engines = dict.fromkeys(sorted(registry.engines), "")
+    return Node(name=name, devices=found, cores=cores, engines=engines, assumed=True)
+
+
+def strangers(registry: Registry, devices: Sequence[Device], ours: Collection[int] = ()) -> Mapping[int, int]:
+    """Bytes that processes hold on each device which are neither this one's nor descend from `ours`; a device of which
+    its backend does not tell, or where nobody else is, is left out."""
+    mine = machine.family(os.getpid()).union(*(machine.family(pid) for pid in ours))
+    held = {
+        device.index: sum(one.bytes for one in registry.backend(device.backend).held(device) if one.pid not in mine)
+        for device in devices
+        if device.usable
+    }
+    return {index: size for index, size in held.items() if size}
 
 
 def offers(registry: Registry, node: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
@@ -41,36 +62,20 @@ def cache(fleet: Fleet, default: Path) -> Path:
 
 
 def survey(
-    fleet: Fleet, registry: Registry, nodes: Sequence[Node], base: Path, *, store: Path, offline: bool = False
+    fleet: Fleet,
+    registry: Registry,
+    nodes: Sequence[Node],
+    base: Path,
+    *,
+    store: Path,
+    offline: bool = False,
+    ledger: Ledger | None = None,
+    standing: Mapping[str, Standing] | None = None,
 ) -> Plan:
     """Where each service of the fleet would run on these nodes.
 
-    base: the fleet file's folder, for relative sources; store: the default weights cache. Sizes of weights that are
-    not here are asked of their hub, unless `offline`; nothing is downloaded.
+    base: the fleet file's folder, for relative sources; store: the default weights cache; standing: where services run
+    already. Sizes of weights that are not here are asked of their hub, unless `offline`; nothing is downloaded.
     """
-    offline = offline or fleet.weights.offline
-    where = cache(fleet, store)
-
-    def estimate(service: Service, way: Variant, how: Implementation, offer: Offer) -> int | None:
-        if way.model is None:
-            return None if how.model.needs_weights else from_size(0)
-        source, allow = parse_model(way.model, base), Allow.of(service.allow)
-        try:
-            listing = measure(source, where, allow=allow, offline=offline)
-            if listing.formats and not readable(how, listing.formats):
-                raise PlanError(
-                    f"weights for {how.engine} in {' or '.join(how.formats)}", " and ".join(listing.formats)
-                )
-            if how.model.memory.__func__ is not Model.memory.__func__ and not listing.download:  # type: ignore[attr-defined]
-                weights = fetch(source, where, allow=allow, offline=True)
-                known = how.model.memory(weights, how.model.options.model_validate(way.options or {}), offer)
-                if known is not None:
-                    return known
-        except WeightsError:
-            return None  # the replica says what is missing, with its own name on it
-        return from_size(listing.total)
-
-    def offered(machine: Node, device: Device, budget: int | None, cores: int) -> Sequence[Engine]:
-        return offers(registry, machine, device, budget, cores)
-
-    return place(fleet, registry, hold(fleet, nodes), offered, estimate)
+    asked = Weighing(registry, base, cache(fleet, store), offline or fleet.weights.offline, ledger or Ledger())
+    return place(fleet, registry, hold(fleet, nodes), asked.estimate, asked.lookup, standing)

@@ -25,11 +25,13 @@ from ray.serve.exceptions import RayServeException
 
 from .. import __version__
 from ..errors import ArgosyError, ClusterError
+from ..plan.ledger import Record
 from ..plan.place import Node
 from ..runtime import logs
 from ..runtime.watchdog import Watched
 from . import deploy, flags, guard
 from .entry import RECENT_SECONDS, Entry
+from .known import Known, as_then, noted, processes, recalled, record, standing
 from .names import GATEWAY
 from .prepare import Prepared, Ready
 from .queues import Queues
@@ -96,9 +98,12 @@ class Control:
         async with self._lock:
             self._applying = uuid.uuid4().hex[:8]
             try:
-                prepared = await self._prepare(text, path, tuple(py_modules))
+                known = Known(ledger=self._store.ledger(), standing=standing(self._entries))
+                self._nodes = await deploy.see_nodes(tuple(py_modules), processes(self._entries))
+                prepared = await self._prepare(text, path, tuple(py_modules), known)
                 changes = await self._enact(prepared)
                 self._document = {"text": text, "path": path, "py_modules": list(py_modules)}
+                self._document |= noted(standing(self._entries), self._nodes)
                 self._store.put("fleet", self._document)
                 self._store.happened("apply", f"{self._applying}: {changes}")
                 return changes
@@ -177,8 +182,17 @@ class Control:
     async def history(self, last: int = 100) -> list[dict[str, Any]]:
         return [dataclasses.asdict(event) for event in self._store.history(last)]
 
-    async def ledger(self) -> dict[str, dict[str, int]]:
-        return {key: dataclasses.asdict(measured) for key, measured in self._store.ledger().items()}
+    async def known(self) -> Known:
+        """What the next apply would plan with."""
+        py_modules = tuple((self._document or {}).get("py_modules", ()))
+        nodes = await deploy.see_nodes(py_modules, processes(self._entries))
+        return Known(ledger=self._store.ledger(), standing=standing(self._entries), nodes=nodes)
+
+    async def learn(self, records: Sequence[Record]) -> None:
+        """Take in what was measured elsewhere."""
+        for one in records:
+            self._store.measure(one)
+        self._store.happened("ledger", f"{len(records)} records imported")
 
     async def down(self) -> None:
         """Take every service and the gateway away; what others deployed stays."""
@@ -197,9 +211,8 @@ class Control:
 
     # what it does -----------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, text: str, path: str, py_modules: tuple[str, ...]) -> Prepared:
-        self._nodes = await deploy.see_nodes(py_modules)
-        return await deploy.prepared(text, path, self._nodes, self._settings, py_modules)
+    async def _prepare(self, text: str, path: str, py_modules: tuple[str, ...], known: Known) -> Prepared:
+        return await deploy.prepared(text, path, self._nodes, self._settings, py_modules, known)
 
     async def _enact(self, prepared: Prepared) -> dict[str, list[str]]:
         changes: dict[str, list[str]] = {
@@ -251,7 +264,8 @@ class Control:
             return
         if status["memory_peak"] > entry.peak:
             entry.peak = status["memory_peak"]
-            self._store.measure(deploy.ledger_key(entry.ready, status["engine_version"]), status["memory"], entry.peak)
+            if (found := record(entry, status)) is not None:
+                self._store.measure(found)
 
     async def _watch(self) -> None:
         """Miss replicas that fell silent, and look at Ray Serve for what they cannot say of themselves."""
@@ -283,7 +297,10 @@ class Control:
         """After a restart: what should run is known from the store, what does run from Ray Serve and the replicas."""
         document = self._document or {}
         async with self._lock:
-            prepared = await self._prepare(document["text"], document["path"], tuple(document["py_modules"]))
+            py_modules = tuple(document["py_modules"])
+            self._nodes = as_then(document, await deploy.see_nodes(py_modules, {}))
+            known = Known(ledger=self._store.ledger(), standing=recalled(document))
+            prepared = await self._prepare(document["text"], document["path"], py_modules, known)
             there = (await self._serve(serve.status)).applications
             for name, reason in prepared.pending.items():
                 self._entries[name] = Entry.pending(name, prepared.fleet.services[name], reason)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -18,6 +16,7 @@ from ..plan.place import Node
 from . import prepare
 from .application import application
 from .gateway import application_at_root
+from .known import Known
 from .names import GATEWAY
 from .prepare import Prepared, Ready
 from .terms import Settings
@@ -26,33 +25,34 @@ NODE_LABEL = "argosy.io/node"
 ID_LABEL = "ray.io/node-id"
 
 
-async def see_nodes(py_modules: tuple[str, ...]) -> tuple[Node, ...]:
-    """Every living node's own report, in the order of their names."""
+async def see_nodes(py_modules: tuple[str, ...], ours: Mapping[str, Sequence[int]]) -> tuple[Node, ...]:
+    """Every living node's own report, in the order of their names. `ours`: Ray's id of a node -> the processes of the
+    fleet's replicas there."""
     tasks = []
     for node in _alive():
         identity = node["NodeID"]
         name = node.get("Labels", {}).get(NODE_LABEL) or f"node-{identity[:8]}"
-        tasks.append(_on(identity, py_modules, prepare.see).remote(name, identity))
+        tasks.append(_on(identity, py_modules, prepare.see).remote(name, identity, list(ours.get(identity, ()))))
     return tuple(sorted([await task for task in tasks], key=lambda node: node.name))
 
 
 async def prepared(
-    text: str, path: str, nodes: Sequence[Node], settings: Settings, py_modules: tuple[str, ...]
+    text: str, path: str, nodes: Sequence[Node], settings: Settings, py_modules: tuple[str, ...], known: Known
 ) -> Prepared:
     """Run `prepare` beside control, with the fleet's own plugins at hand. Raises what it raises."""
     task = _on(ray.get_runtime_context().get_node_id(), py_modules, _guarded)
-    result = await task.remote(text, path, list(nodes), settings.cache, settings.logs, list(py_modules))
+    result = await task.remote(text, path, list(nodes), settings.cache, settings.logs, list(py_modules), known)
     if isinstance(result, ArgosyError):
         raise result
     return result  # type: ignore[no-any-return]
 
 
 def _guarded(
-    text: str, path: str, nodes: list[Node], cache: str, logs: str, py_modules: list[str]
+    text: str, path: str, nodes: list[Node], cache: str, logs: str, py_modules: list[str], known: Known
 ) -> Prepared | ArgosyError:
     """An error comes back as a value: raised in a task, Ray would wrap it in its own words."""
     try:
-        return prepare.prepare(text, path, nodes, cache=cache, logs=logs, py_modules=py_modules)
+        return prepare.prepare(text, path, nodes, cache=cache, logs=logs, py_modules=py_modules, known=known)
     except ArgosyError as error:
         return error
 
@@ -120,15 +120,3 @@ def run(services: Sequence[Ready]) -> None:
         serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def ledger_key(ready: Ready, version: str) -> str:
-    """What a measurement of memory is remembered by."""
-    assignment = ready.assignment
-    parts = [
-        str(assignment.model),
-        assignment.engine.name,
-        version,
-        assignment.device.name,
-        assignment.device.architecture,
-    ]
-    parts.append(json.dumps({"options": assignment.options, "cores": assignment.cores}, sort_keys=True, default=str))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -6,7 +6,7 @@ It runs in Ray tasks, with the plugins that this fleet brings along on their pat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 from .. import registry as registries
 from ..fleet import file
 from ..fleet.schema import Fleet
+from ..plan.ledger import Key
 from ..plan.place import Node, Plan
 from ..runtime import survey
 from ..runtime.assign import assign, digest
 from ..runtime.assignment import Assignment
+from .known import Known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class Ready:
     py_modules: tuple[str, ...] = ()  # the wheels that its plugin was sent along in
     why: str = ""
     estimate: int | None = None
+    key: Key | None = None  # what its memory is remembered by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +46,13 @@ class Prepared:
     pending: Mapping[str, str]
 
 
-def see(name: str, identity: str) -> Node:
-    """This machine, as Ray's node `identity` called `name`."""
-    return survey.node(registries.load(), name, identity)
+def see(name: str, identity: str, ours: Collection[int] = ()) -> Node:
+    """This machine, as Ray's node `identity` called `name`; `ours` are the processes of the fleet's replicas on it."""
+    return survey.node(registries.load(), name, identity, ours)
 
 
 def prepare(
-    text: str, path: str, nodes: Sequence[Node], *, cache: str, logs: str, py_modules: Sequence[str]
+    text: str, path: str, nodes: Sequence[Node], *, cache: str, logs: str, py_modules: Sequence[str], known: Known
 ) -> Prepared:
     """FleetError or PluginError for what is wrong with the file; what fits nowhere is pending, not an error."""
     here = Path(path)
@@ -57,20 +60,24 @@ def prepare(
     registry = registries.load()
     file.check(fleet, registry, here, text=text)
 
-    plan = survey.survey(fleet, registry, nodes, here.parent, store=Path(cache))
+    plan = survey.survey(
+        fleet,
+        registry,
+        nodes,
+        here.parent,
+        store=Path(cache),
+        ledger=known.ledger,
+        standing=known.standing,
+    )
     services, pending = {}, dict(plan.pending)
     for name in fleet.services:
         if name in pending:
             continue
-        try:
+        if said := plan.scattered(name):
+            pending[name] = said
+        else:
             services[name] = _ready(fleet, name, plan, nodes, registry, here, cache, logs, py_modules)
-        except _Scattered as error:
-            pending[name] = str(error)
     return Prepared(fleet=fleet, services=services, pending=pending)
-
-
-class _Scattered(Exception):
-    pass
 
 
 def _ready(
@@ -86,9 +93,6 @@ def _ready(
 ) -> Ready:
     placements = plan.of(name)
     first = placements[0]
-    if any((p.node, p.device.index, p.engine) != (first.node, first.device.index, first.engine) for p in placements):
-        where = ", ".join(f"{p.node}/{p.device.name}" for p in placements)
-        raise _Scattered(f"its replicas would run on different devices ({where}); name its `device`, or want fewer")
     model = registry.model(fleet.services[name].plugin)
     assignment = assign(fleet, first, registry, base=path.parent, cache=cache, logs=logs)
     live = model.options.live_names()
@@ -103,7 +107,8 @@ def _ready(
         py_modules=mine,
         live={option: value for option, value in assignment.options.items() if option in live},
         why=first.why,
-        estimate=first.estimate,
+        estimate=first.figure.bytes,
+        key=first.key,
     )
 
 

@@ -6,6 +6,7 @@ memory, and the history of what happened.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..plan.ledger import Key, Ledger, Record
+
 _tables = sa.MetaData()
 _documents = sa.Table(
     "argosy_documents",
@@ -23,13 +26,11 @@ _documents = sa.Table(
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("written", sa.Float, nullable=False),
 )
-_ledger = sa.Table(
-    "argosy_ledger",
+_measured = sa.Table(
+    "argosy_measured",
     _tables,
-    sa.Column("key", sa.String(400), primary_key=True),
-    sa.Column("loaded", sa.BigInteger, nullable=False),
-    sa.Column("peak", sa.BigInteger, nullable=False),
-    sa.Column("written", sa.Float, nullable=False),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("record", sa.Text, nullable=False),
 )
 _history = sa.Table(
     "argosy_history",
@@ -50,14 +51,6 @@ class Event:
     service: str
     event: str
     detail: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Bytes on the device after loading, and at most while serving."""
-
-    loaded: int
-    peak: int
 
 
 class Store:
@@ -90,23 +83,21 @@ class Store:
         with self._write() as connection:
             connection.execute(_documents.delete().where(_documents.c.name == name))
 
-    def measure(self, key: str, loaded: int, peak: int) -> None:
-        """Remember what a load took; the peak only grows until the key changes."""
+    def measure(self, record: Record) -> None:
+        """Remember what a load took; the peak only grows for as long as nothing that it depends on changes."""
+        key = record.key.digest
         with self._write() as connection:
-            known = connection.execute(sa.select(_ledger.c.peak).where(_ledger.c.key == key)).first()
-            connection.execute(_ledger.delete().where(_ledger.c.key == key))
-            top = max(peak, known[0]) if known else peak
-            connection.execute(_ledger.insert().values(key=key, loaded=loaded, peak=top, written=time.time()))
+            known = connection.execute(sa.select(_measured.c.record).where(_measured.c.key == key)).first()
+            connection.execute(_measured.delete().where(_measured.c.key == key))
+            now = record.after(_record(known[0]) if known else None)
+            body = json.dumps(dataclasses.asdict(now))
+            connection.execute(_measured.insert().values(key=key, record=body))
 
-    def measured(self, key: str) -> Measured | None:
+    def ledger(self) -> Ledger:
+        """Everything that was measured, by what it was measured on."""
         with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_ledger.c.loaded, _ledger.c.peak).where(_ledger.c.key == key)).first()
-        return Measured(*row) if row else None
-
-    def ledger(self) -> dict[str, Measured]:
-        with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_ledger.c.key, _ledger.c.loaded, _ledger.c.peak)).all()
-        return {key: Measured(loaded, peak) for key, loaded, peak in rows}
+            rows = connection.execute(sa.select(_measured.c.record).order_by(_measured.c.key)).all()
+        return Ledger(tuple(_record(row[0]) for row in rows))
 
     def happened(self, event: str, detail: str, service: str = "") -> None:
         with self._write() as connection:
@@ -121,6 +112,11 @@ class Store:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _record(body: str) -> Record:
+    found = json.loads(body)
+    return Record(**{**found, "key": Key(**found["key"])})
 
 
 def _durable(connection: Any, record: Any) -> None:
