@@ -1,4 +1,4 @@
-"""`argosy init | validate | schema | detect | weights`, and the settings: what an owner types before a fleet starts."""
+"""`argosy init | validate | schema | weights`, and the settings: what an owner types before a fleet starts."""
 
 from __future__ import annotations
 
@@ -98,17 +98,6 @@ def test_validate_tells_every_problem_with_its_line_and_exits_with_2(tmp_path):
 
 def test_the_schema_command_writes_the_schema():
     assert json.loads(argosy("schema")) == json.loads(schema())
-
-
-def test_detect_lists_devices_and_their_engines():
-    found = json.loads(argosy("detect", "--json"))
-    cpu = next(device for device in found["devices"] if device["backend"] == "cpu")
-    assert cpu["memory_bytes"] > 0
-    assert {"python", "openvino", "onnxruntime"} <= set(cpu["engines"])
-    assert found["cores"] >= 1
-    text = argosy("detect")
-    assert "cpu" in text
-    assert "GiB" in text
 
 
 def test_weights_of_the_default_fleet_are_listed_once_for_all_services_that_share_them():

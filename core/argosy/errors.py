@@ -7,6 +7,7 @@ ArgosyError                      what was wanted, what was found, what to type n
 ├── PlanError                    a service fits nowhere
 ├── ReplicaError                 a replica cannot load, prove itself, or answer its canary
 ├── ClusterError                 Ray, a port, or control is not as it should be
+├── MachineError                 the doctor found what keeps a fleet from running on this machine
 └── RequestError                 one request is refused; every dialect gives it its own shape
     ├── BadRequest 400           ├── TooLarge 413            ├── Overloaded 503 (+ retry_after)
     ├── NotFound 404             ├── UnsupportedMedia 415    ├── DeadlineExceeded 504
@@ -64,6 +65,10 @@ class ReplicaError(ArgosyError):
 
 class ClusterError(ArgosyError):
     exit_code = 7
+
+
+class MachineError(ArgosyError):
+    exit_code = 8
 
 
 class RequestError(Exception):

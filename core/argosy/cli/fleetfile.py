@@ -1,11 +1,8 @@
-"""`argosy init | validate | schema | detect`: the fleet file, and what this machine has to run it."""
+"""`argosy init | validate | schema`: the fleet file."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -15,7 +12,7 @@ DEFAULT = Path("fleet.yaml")
 
 
 def register(app: typer.Typer) -> None:
-    for command in (init, validate, schema, detect):
+    for command in (init, validate, schema):
         app.command(command.__name__, rich_help_panel="The fleet file")(command)
 
 
@@ -61,45 +58,3 @@ def schema() -> None:
     from ..fleet.file import schema as text
 
     typer.echo(text())
-
-
-def detect(as_json: bool = typer.Option(False, "--json", help="As JSON, for programs.")) -> None:
-    """List this machine's devices, the engines that each can run, and why a vendor was ruled out."""
-    from ..registry import load
-    from ..runtime import survey
-    from ..runtime.detect import ruled_out
-
-    registry = load()
-    machine = survey.node(registry)
-    engines = {
-        device.index: [
-            engine.name for engine in survey.offers(registry, machine, device, device.memory_bytes, machine.cores)
-        ]
-        for device in machine.devices
-        if device.usable
-    }
-    absent = ruled_out(registry)
-    if as_json:
-        devices = [{**dataclasses.asdict(item), "engines": engines.get(item.index, [])} for item in machine.devices]
-        typer.echo(json.dumps({"cores": machine.cores, "devices": devices, "ruled_out": absent}, indent=2))
-        return
-    _show(machine.devices, engines, absent)
-
-
-def _show(devices: tuple[Any, ...], engines: dict[int, list[str]], absent: dict[str, str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    table = Table("#", "backend", "device", "memory", "engines", box=None, pad_edge=False, header_style="bold")
-    for device in devices:
-        memory = f"{device.memory_bytes / 2**30:.1f} GiB" if device.memory_bytes else "unknown"
-        what = ", ".join(engines.get(device.index, [])) or f"not usable: {'; '.join(device.problems)}"
-        table.add_row(str(device.index), device.backend, Text(device.name), memory, Text(what))
-    if devices:
-        console.print(table)
-    for name, reason in absent.items():
-        console.print(Text(f"{name}: {reason}"), soft_wrap=True)
-    if not devices and not absent:
-        console.print("no backend is installed; try: pip install argosy-cpu")

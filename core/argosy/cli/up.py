@@ -97,7 +97,7 @@ def _start(
             host=fleet.endpoint.host,
             port=port or fleet.endpoint.port,
             node=node,
-            devices=devices(registry),
+            devices=devices(registry, probe=True),
             dashboard=dashboard and fleet.dashboard,
             haproxy=haproxy,
             progress=tell,
@@ -159,10 +159,11 @@ def _apply(
 def _routed(url: str, status: FleetStatus) -> None:
     """Ready means that a client gets through, not only that a process said so."""
     deadline = time.monotonic() + ROUTE_SECONDS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
     for name in status.services:
         while True:
             try:
-                with urllib.request.urlopen(f"{url}/{name}/health/ready", timeout=5) as answer:
+                with direct.open(f"{url}/{name}/health/ready", timeout=5) as answer:
                     if answer.headers.get("argosy-served-by", "").startswith(f"{name};"):
                         break
                 found = "the gateway answers in its place"
