@@ -159,8 +159,13 @@ async def started(assignment: Assignment, registry: Registry, tell: Tell) -> Ser
     replica = Replica(assignment, registry, meter)
     await replica.start(tell)
     door = Door(
-        app(replica), service=replica.service, bounds=replica.bounds, meter=meter, served_by=replica.served_by
-    )  # fmt: skip
+        app(replica),
+        service=replica.service,
+        bounds=replica.bounds,
+        meter=meter,
+        served_by=replica.served_by,
+        degraded=lambda: replica.degraded,
+    )
     return Served(replica, _with_metrics(door, meter.text))
 
 

@@ -23,7 +23,11 @@ def assign(
     service = fleet.services[placement.service]
     way = service.ways()[placement.variant]
     backend = registry.backend(placement.device.backend)
-    engine = dataclasses.replace(placement.engine, extra={**placement.engine.extra, **(way.engine_options or {})})
+    engine = dataclasses.replace(
+        placement.engine,
+        extra={**placement.engine.extra, **(way.engine_options or {})},
+        strict=service.fallback == "refuse",
+    )
     return Assignment(
         service=placement.service,
         plugin=service.plugin,
@@ -37,7 +41,7 @@ def assign(
         model=parse_model(way.model, base) if way.model is not None else None,
         allow=tuple(service.allow),
         options=dict(way.options or {}),
-        environment=dict(backend.environment(placement.device)),
+        environment=dict(backend.environment(placement.device, share=placement.share, budget=placement.budget)),
         bounds=Bounds(queue=service.queue, timeout=service.timeout, body=service.body, depth=service.depth),
         fallback=service.fallback,
         cache=fleet.weights.path or cache,

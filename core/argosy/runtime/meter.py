@@ -38,6 +38,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("argosy_tokens_total", "counter", "Tokens read and written", ("direction",)),
     Metric("argosy_audio_seconds_total", "counter", "Seconds of sound heard and spoken", ("direction",)),
     Metric("argosy_replica_state", "gauge", "1 for the state the replica is in", ("state",)),
+    Metric("argosy_replica_degraded", "gauge", "1 for each cause why it does not run on what was planned", ("cause",)),
     Metric("argosy_replica_memory_bytes", "gauge", "What the replica holds on its device", ("device", "backend")),
     Metric("argosy_replica_budget_bytes", "gauge", "The replica's share of its device", ("device", "backend")),
 )

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import logging
 import os
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
-from pydantic import ValidationError
-
-from ..backend import Backend, Device
-from ..errors import ArgosyError, BadRequest, Overloaded, PluginError, ReplicaError, RequestError
-from ..model import Context, Implementation, Model, runs
+from ..engines import Engine
+from ..errors import BadRequest, Overloaded, ReplicaError, RequestError
+from ..model import Context, Model, runs
 from ..registry import Registry
-from . import environment, logs, memory
+from . import environment, loading, logs, memory
 from .assignment import Assignment
 from .batching import Runner, runner
 from .meter import Meter, Silent
 from .outcome import late
-from .proof import Canary, Proof, prove
+from .proof import Canary, Cause, Doubt, Evidence, Proof, accelerated, prove
 from .state import State, Status
 from .tally import Tally
 from .worker import Worker
@@ -53,7 +50,7 @@ class Replica:
     ) -> None:
         self.assignment, self._meter = assignment, meter or Silent()
         self._backend = registry.backend(assignment.device.backend)
-        self._how = _implementation(registry, assignment)
+        self._how = loading.implementation(registry, assignment)
         self.model = self._how.model
         self._engine_version = type(assignment.engine).version() or ""  # looked up once: it reads package metadata
         self.service, self.served_by, self.bounds = assignment.service, assignment.served_by, assignment.bounds
@@ -70,41 +67,55 @@ class Replica:
         self._loaded_seconds = self._canary_seconds = 0.0
         self._proof = ""
         self._worker: Worker | None = None
+        self._engine: Engine | None = None
         self._instance: Model | None = None
         self._runner: Runner | None = None
         self._watch: asyncio.Task[None] | None = None
 
     # starting and stopping -----------------------------------------------------------------------------------------
 
-    async def start(self, progress: Callable[[str], None] | None = None) -> Status:
+    async def start(
+        self, progress: Callable[[str], None] | None = None, turn: Callable[[], Awaitable[None]] | None = None
+    ) -> Status:
         """Mask, fetch, load, ask the canary, prove; READY, or DEGRADED where the fleet file allows it.
 
-        `progress` gets sentences for people, from this loop or from another thread. Raises ReplicaError, WeightsError
-        or PluginError; the replica is FAILED then, and its thread and model are gone.
+        `progress` gets sentences for people, from this loop or from another thread. `turn` returns when this replica
+        may load; it is waited for once the weights are here. Raises ReplicaError, WeightsError or PluginError; the
+        replica is FAILED then, and its thread and model are gone.
         """
         tell = progress or (lambda sentence: None)
         try:
             changed = environment.apply(self.assignment)
             log.info("environment: %s", " ".join(f"{name}={value}" for name, value in changed.items()) or "as it was")
-            before = await asyncio.to_thread(memory.measure, self._backend, self.assignment.device)
+            before = await self._held()
             began = time.monotonic()
-            weights = await self._fetch(tell)
+            weights = await loading.fetch(self._how, self.assignment, tell)
+            if turn is not None:
+                tell(f"waiting for its turn on {self.assignment.device.name}")
+                fetched = time.monotonic()
+                await turn()
+                began += time.monotonic() - fetched
             self._turn(State.LOADING)
             tell(f"loading on {self.assignment.engine.name}, {self.assignment.device.name}")
+            if (lost := await self._lost()) and self.assignment.fallback == "refuse":
+                self._refuse(Proof("", (Doubt(Cause.DEVICE, lost),)))
             self._worker = Worker(f"argosy-{self.service}")
+            self._engine = await loading.prepare(self.assignment, self._worker)
+            prepared = await self._held()
             await self._load(weights)
             self._loaded_seconds = time.monotonic() - began
             self._turn(State.PROVING)
             tell("asking the canary")
-            proof = await self._prove(before)
+            proof = await self._prove(before, prepared, lost)
         except BaseException as error:
             self._turn(State.FAILED, str(error) or type(error).__name__)
             await self._end()
             raise
-        self._proof = proof.sentence
+        self._proof = proof.evidence
         if proof.ok:
             self._turn(State.READY)
         else:
+            self._tell(proof.doubts)
             self._turn(State.DEGRADED, proof.sentence)
         tell(f"{self._state}: {proof.sentence}")
         self._watch = asyncio.create_task(self._sample())
@@ -143,73 +154,58 @@ class Replica:
         # A native library that is still at work when the interpreter ends takes the process down with it.
         await asyncio.to_thread(worker.join, _CLOSE_SECONDS)
 
-    async def _fetch(self, tell: Callable[[str], None]) -> Any:
-        """The model's weights, or None for one that needs none."""
-        if not self.model.needs_weights:
-            return None
-        if self.assignment.model is None:
-            raise ReplicaError(
-                f"weights for {self.assignment.plugin}", "no model in the fleet file", "model: hf://OWNER/NAME"
-            )
-        from ..fleet.weights import Allow, Progress, fetch  # here, for a model without weights needs no hub
-        from .converted import converted
+    async def _held(self) -> memory.Taken:
+        return await asyncio.to_thread(memory.measure, self._backend, self.assignment.device)
 
-        def report(step: Progress) -> None:
-            tell(f"weights: {step.name}, {step.done / 2**20:.0f} of {step.total / 2**20:.0f} MiB")
-
-        cache = Path(self.assignment.cache)
-        weights = await asyncio.to_thread(
-            fetch,
-            self.assignment.model,
-            cache,
-            allow=Allow.of(self.assignment.allow),
-            offline=self.assignment.offline,
-            progress=report,
-        )
-        config = self._options(self.assignment.options)
-        return await asyncio.to_thread(converted, weights, self._how, config, cache, tell)
+    async def _lost(self) -> str:
+        """Why the device is not there as planned; empty where it is."""
+        return await asyncio.to_thread(loading.lost, self._backend, self.assignment.device)
 
     async def _load(self, weights: Any) -> None:
         assert self._worker is not None
-        engine = self.assignment.engine
-        if type(engine).version() is None:
-            wanted = " or ".join(type(engine).distributions)
-            raise ReplicaError(f"{wanted}, for the engine {engine.name}", "not installed here", "argosy detect")
-        config = self._options(self.assignment.options)
-        try:
-            instance = self.model(config)
-            if inspect.iscoroutinefunction(instance.load):
-                await instance.load(weights, engine, self.assignment.device)
-            else:
-                await self._worker.run(partial(instance.load, weights, engine, self.assignment.device))
-        except asyncio.CancelledError:
-            raise
-        except ArgosyError:
-            raise
-        except BaseException as error:  # load() is a plugin's, and a native library's panic is no Exception
-            log.error("%s failed to load", self._plugin, exc_info=error)
-            raise ReplicaError(
-                f"{self._plugin} to load {self.assignment.plugin} on {engine.name} for {self.service}",
-                traceback.format_exception_only(error)[-1].strip(),
-                f"argosy logs {self.service}, or argosy run-one {self.service} to see it alone",
-            ) from error
-        self._instance = instance
-        self.about = instance.about
-        self._runner = runner(instance, self.task, self.bounds.queue, self._worker, self._meter)
+        assert self._engine is not None
+        self._instance = await loading.load(
+            self.model, weights, self._engine, self.assignment, self._worker, self._plugin
+        )
+        self.about = self._instance.about
+        self._runner = runner(self._instance, self.task, self.bounds.queue, self._worker, self._meter)
 
-    async def _prove(self, before: memory.Taken) -> Proof:
-        canary = await self._ask_canary()
+    async def _prove(self, before: memory.Taken, prepared: memory.Taken, lost: str) -> Proof:
+        assert self._engine is not None
+        canary = await self._canary()
         self._canary_seconds = canary.seconds
-        after = await asyncio.to_thread(memory.measure, self._backend, self.assignment.device)
+        after = await self._held()
         self._memory = self._peak = after.bytes
-        proof = prove(self.assignment, self.model, before, after, canary)
+        proof = prove(
+            self.assignment,
+            self.model,
+            Evidence(
+                before=before,
+                prepared=prepared,
+                after=after,
+                canary=canary,
+                engine=await asyncio.to_thread(self._engine.report),
+                lost=lost or await self._lost(),
+            ),
+        )
         if not proof.ok and self.assignment.fallback == "refuse":
-            raise ReplicaError(
-                f"{self.service} on {self.assignment.engine.name}, {self.assignment.device.name}",
-                proof.sentence,
-                "argosy detect; or `fallback: degrade` in the fleet file to serve all the same",
-            )
+            self._refuse(proof)
         return proof
+
+    def _refuse(self, proof: Proof) -> NoReturn:
+        self._tell(proof.doubts)
+        raise ReplicaError(
+            f"{self.service} on {self.assignment.engine.name}, {self.assignment.device.name}",
+            proof.sentence,
+            "argosy doctor; or `fallback: degrade` in the fleet file to serve all the same",
+        )
+
+    async def _canary(self) -> Canary:
+        """The canary's answer; asked again where the model says how slow it may be, for the first may compile."""
+        canary = await self._ask_canary()
+        if canary.asked and self.model.slowest is not None and accelerated(self.assignment):
+            canary = dataclasses.replace(canary, warm=(await self._ask_canary()).seconds)
+        return canary
 
     async def _ask_canary(self) -> Canary:
         assert self._instance is not None
@@ -291,6 +287,11 @@ class Replica:
 
     # state ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def degraded(self) -> str:
+        """Why it answers, but not on what was planned; empty where it is not Degraded."""
+        return self._reason if self._state is State.DEGRADED else ""
+
     def status(self) -> Status:
         engine, device = self.assignment.engine, self.assignment.device
         return Status(
@@ -320,8 +321,9 @@ class Replica:
     def reconfigure(self, options: Mapping[str, Any]) -> None:
         """Change live options; those that are not named keep their value. ReplicaError where an option's change would
         need a restart or its value is refused, and nothing is changed then."""
-        current = self._instance.config if self._instance is not None else self._options(self.assignment.options)
-        new = self._options({**current.model_dump(), **options})
+        given = self.assignment
+        current = self._instance.config if self._instance else loading.options(self.model, given, given.options)
+        new = loading.options(self.model, given, {**current.model_dump(), **options})
         live = self.model.options.live_names()
         fixed = sorted(name for name in new.model_fields_set - live if getattr(new, name) != getattr(current, name))
         if fixed:
@@ -333,19 +335,15 @@ class Replica:
         if self._instance is not None:
             self._instance.config = new
 
-    def _options(self, values: Mapping[str, Any]) -> Any:
-        try:
-            return self.model.options.model_validate(dict(values))
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            known = ", ".join(self.model.options.model_fields) or "none"
-            raise ReplicaError(f"options of {self.assignment.plugin} ({known})", problems, "argosy config") from None
-
     def _turn(self, state: State, reason: str = "") -> None:
         self._state, self._reason = state, reason
         log.info("%s is %s%s", self.service, state, f": {reason}" if reason else "")
         for each in State:
             self._meter.set("argosy_replica_state", float(each is state), state=each)
+
+    def _tell(self, doubts: Sequence[Doubt]) -> None:
+        for doubt in doubts:
+            self._meter.set("argosy_replica_degraded", 1.0, cause=doubt.cause)
 
     async def _sample(self) -> None:
         """Look at memory and queue once a second, or more seldom where looking is expensive."""
@@ -354,7 +352,10 @@ class Replica:
         if self.assignment.budget is not None:
             self._meter.set("argosy_replica_budget_bytes", self.assignment.budget, **tags)
         while True:
-            taken, cost = await asyncio.to_thread(_measure, self._backend, device)
+            taken, left, cost = await asyncio.to_thread(self._look)
+            if left and self._state is State.READY:
+                self._tell([Doubt(Cause.ENGINE, sentence) for sentence in left])
+                self._turn(State.DEGRADED, "; ".join(left))
             status = self.status()
             self._memory, self._peak = taken.bytes, max(self._peak, taken.bytes)
             self._meter.set("argosy_replica_memory_bytes", taken.bytes, **tags)
@@ -362,17 +363,17 @@ class Replica:
             self._meter.set("argosy_running", status.running)
             await asyncio.sleep(max(_SAMPLE_SECONDS, cost / _SAMPLE_COST))
 
+    def _look(self) -> tuple[memory.Taken, Sequence[str], float]:
+        """Memory now, why the library has left its device, and the processor seconds that looking took, of processes
+        that it started too: some vendors tell only through such."""
+        began, others = time.thread_time(), _others()
+        taken = memory.measure(self._backend, self.assignment.device)
+        # A strict engine cannot go elsewhere: it fails, and so does the request.
+        left = self._engine.report().elsewhere if self._engine is not None and not self._engine.strict else ()
+        return taken, left, time.thread_time() - began + _others() - others
 
-def _measure(backend: Backend, device: Device) -> tuple[memory.Taken, float]:
-    """Memory now, and the processor seconds that looking took."""
-    began = time.thread_time()
-    return memory.measure(backend, device), time.thread_time() - began
 
-
-def _implementation(registry: Registry, assignment: Assignment) -> Implementation:
-    model = registry.model(assignment.plugin)
-    for way in model.implementations():
-        if way.engine == assignment.engine.name:
-            return way
-    known = ", ".join(way.engine for way in model.implementations())
-    raise PluginError(f"{assignment.plugin} on {assignment.engine.name}", f"it runs on {known}", "argosy plugins")
+def _others() -> float:
+    """Processor seconds of children that have ended."""
+    found = os.times()
+    return found.children_user + found.children_system

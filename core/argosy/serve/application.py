@@ -27,6 +27,8 @@ from .meter import RayMeter
 from .names import CONTROL, NAMESPACE
 
 HEARTBEAT_SECONDS = 1.0
+TURN_SECONDS = 10.0  # for which control may keep a replica waiting before it asks again
+RETRY_SECONDS = 0.5  # while control is dead
 # Admission is the door's and the replica's, which answer in the dialect; Serve's own bound must never be met first.
 SERVE_BOUND = 1_000_000
 
@@ -44,6 +46,7 @@ class Application:
         self._doing = "starting"
         self._failed = ""
         self._started = False
+        self._turn = ""  # "waiting" and then "held", while engines on this device load one at a time
         self._tasks: list[asyncio.Task[None]] = []
         self._pending_live: Mapping[str, Any] = {}
         self._id = serve.get_replica_context().replica_id.unique_id
@@ -52,8 +55,10 @@ class Application:
         """Load and prove. A failure is told to control, which takes the application away; then Ray hears of it."""
         self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._meter.run())]
         try:
-            self._replica = Replica(self._assignment, registries.load(), self._meter)
-            await self._replica.start(self._progress)
+            registry = registries.load()
+            self._replica = Replica(self._assignment, registry, self._meter)
+            backend = registry.backend(self._assignment.device.backend)
+            await self._replica.start(self._progress, self._wait if backend.one_at_a_time else None)
         except ArgosyError as error:
             self._failed = str(error)
             log.error("%s", error)
@@ -72,6 +77,7 @@ class Application:
             bounds=replica.bounds,
             meter=self._meter,
             served_by=replica.served_by,
+            degraded=lambda: replica.degraded,
             echo_id=False,  # Ray Serve does
         )
 
@@ -96,6 +102,23 @@ class Application:
     def _progress(self, doing: str) -> None:
         self._doing = doing
 
+    async def _wait(self) -> None:
+        """Until control says that it is this replica's turn to load."""
+        self._turn = "waiting"
+        node = ray.get_runtime_context().get_node_id()
+        while True:
+            try:
+                await self._tell()
+                if self._control is not None and await self._control.turn.remote(
+                    self._assignment.service, self._id, node, os.getpid(), TURN_SECONDS
+                ):
+                    break
+            except RayError:
+                self._control = None
+                await asyncio.sleep(RETRY_SECONDS)
+        self._turn = "held"
+        await self._tell()
+
     async def _beat(self) -> None:
         while True:
             await self._tell()
@@ -104,7 +127,7 @@ class Application:
     async def _tell(self) -> None:
         """One report to control. Control may be dead for a moment; the next beat finds it again."""
         report: dict[str, Any] = {"replica": self._id, "at": time.time(), "pid": os.getpid(), "doing": self._doing}
-        report["digest"] = self._digest
+        report |= {"digest": self._digest, "turn": "" if self._started or self._failed else self._turn}
         report["node"] = ray.get_runtime_context().get_node_id()
         if self._started:
             status = self._replica.status()

@@ -29,6 +29,7 @@ log = logging.getLogger("argosy.door")
 WATCH = 0.05  # seconds after which a request's client is watched
 GRACE = 0.25  # seconds past the deadline in which the runtime may say so itself, in the midst of a stream too
 DRAIN = 1.0  # seconds for which the rest of a refused body is read, so that its sender gets to read the refusal
+REASON = 512  # characters of a reason that go into a header; `/fleet` has it whole
 STRIPPED = (
     b"x-request-timeout-seconds",
     b"x-request-disconnect-disabled",
@@ -41,6 +42,7 @@ class Door:
     `ctx.error` with which code it refused.
 
     served_by: what the header `argosy-served-by` says, now; a callable where it changes
+    degraded: why what answers does not run on what was planned, for the header `argosy-degraded`; empty: no such header
     echo_id: answer with `x-request-id`; False where the server around it does (Ray Serve)
     """
 
@@ -52,10 +54,12 @@ class Door:
         bounds: Bounds,
         meter: Meter,
         served_by: str | Callable[[], str],
+        degraded: Callable[[], str] = str,
         echo_id: bool = True,
     ) -> None:
         self._app, self._service, self._bounds, self._meter = app, service, bounds, meter
         self._served_by: Callable[[], str] = served_by if callable(served_by) else lambda: served_by
+        self._degraded = degraded
         self._echo_id = echo_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +90,8 @@ class Door:
         ctx = Context(request_id, started + self._bounds.timeout, started=started)
         visit = _Visit(ctx, receive, send, self._bounds, length, chunked)
         visit.headers.append((b"argosy-served-by", self._served_by().encode("latin-1", "replace")))
+        if reason := self._degraded():
+            visit.headers.append((b"argosy-degraded", line(reason)))
         if self._echo_id:
             visit.headers.append((b"x-request-id", request_id.encode()))
         scope = {**scope, "headers": headers, "state": {**scope.get("state", {}), "ctx": ctx}}
@@ -143,6 +149,11 @@ class Door:
                 seconds * 1000,
                 f" {error}" if error else "",
             )
+
+
+def line(text: str) -> bytes:
+    """A sentence as a header's value: one line of Latin-1, and not longer than servers in between like to read."""
+    return " ".join(text.split())[:REASON].encode("latin-1", "replace")
 
 
 class _Visit:

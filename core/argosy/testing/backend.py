@@ -25,9 +25,12 @@ class MockBackend(Backend):
         memory: Sequence[int | None] = (8 * GIB,),
         engines: Sequence[type[Engine]] = (Python,),
         enforcement: Enforcement = "counted",
+        tells: bool = False,
     ) -> None:
+        """`tells`: say of a process that is asked for and holds nothing that it does, as vendors do who know who holds
+        what; else nothing is said until `fill`."""
         self.name = name  # type: ignore[misc]  # one class stands for any vendor
-        self._engines, self._enforcement = tuple(engines), enforcement
+        self._engines, self._enforcement, self._tells = tuple(engines), enforcement, tells
         self._devices = [
             Device(
                 backend=name,
@@ -81,7 +84,11 @@ class MockBackend(Backend):
         return tuple(engine(threads=cores) for engine in self._engines)
 
     def held(self, device: Device, pids: Collection[int] = ()) -> Sequence[Held]:
-        return tuple(self._held.get(device.index, ()))
+        held = tuple(self._held.get(device.index, ()))
+        if not self._tells:
+            return held
+        named = {one.pid for one in held}
+        return (*held, *(Held(pid=pid, bytes=0) for pid in pids if pid not in named))
 
     def enforcement(self, device: Device) -> Enforcement:
         return self._enforcement

