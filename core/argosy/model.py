@@ -116,7 +116,7 @@ class Model:
     slowest: ClassVar[float | None] = None
     # Makes weights in a format that `load` reads of others: (source folder, empty target folder, options). Once for
     # each content, engine and options; what it made is kept in the weights cache.
-    convert: ClassVar[Callable[[Path, Path, Any], None] | None] = None
+    convert: ClassVar[Callable[..., None] | None] = None
     convert_from: ClassVar[Sequence[str]] = ()  # formats that `convert` reads; empty: any
     # Pinned requirements of `convert`, installed apart from what serves: it runs there, in a process of its own, which
     # imports the plugin's module. Empty: `convert` runs in the replica.

@@ -64,7 +64,7 @@ class OnOpenvino(Embeddings):
     convert_needs = convert.OPENVINO
 
     @staticmethod
-    def convert(source: Path, target: Path, options: Options) -> None:  # type: ignore[override]
+    def convert(source: Path, target: Path, options: Options) -> None:
         convert.to_openvino(source, target)
 
 
@@ -76,7 +76,7 @@ class OnOnnxruntime(Embeddings):
     convert_needs = convert.ONNX
 
     @staticmethod
-    def convert(source: Path, target: Path, options: Options) -> None:  # type: ignore[override]
+    def convert(source: Path, target: Path, options: Options) -> None:
         convert.to_onnx(source, target)
 
 

@@ -83,7 +83,7 @@ class OnOpenvino(Reranker):
     convert_needs = convert.OPENVINO
 
     @staticmethod
-    def convert(source: Path, target: Path, options: Options) -> None:  # type: ignore[override]
+    def convert(source: Path, target: Path, options: Options) -> None:
         convert.to_openvino(source, target)
 
 
@@ -95,7 +95,7 @@ class OnOnnxruntime(Reranker):
     convert_needs = convert.ONNX
 
     @staticmethod
-    def convert(source: Path, target: Path, options: Options) -> None:  # type: ignore[override]
+    def convert(source: Path, target: Path, options: Options) -> None:
         convert.to_onnx(source, target)
 
 
