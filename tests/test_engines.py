@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pickle
 import sys
 from pathlib import Path
@@ -95,6 +96,18 @@ def test_a_provider_that_works_tells_how_much_it_took_and_is_watched(monkeypatch
     session.used = names
     strict.session(GRAPH)
     assert session.fallback == 0, "a strict session never falls back: the request fails"
+
+
+def test_a_provider_gets_the_libraries_that_it_links_with_and_the_processor_needs_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[bool] = []
+    signature = inspect.signature(onnxruntime.preload_dlls)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda *a, **k: loaded.append(bool(signature.bind(*a, **k))))
+    Onnxruntime().prepare()
+    assert not loaded
+    Onnxruntime(providers=CUDA).prepare()
+    assert loaded == [True]
 
 
 # openvino -------------------------------------------------------------------------------------------------------------

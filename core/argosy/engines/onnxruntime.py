@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .engine import Engine
 
@@ -20,6 +20,16 @@ class Onnxruntime(Engine):
     name = "onnxruntime"
     distributions = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-migraphx", "onnxruntime-openvino")
     providers: tuple[tuple[str, Mapping[str, Any]], ...] = ((PROCESSOR, {}),)
+
+    def prepare(self) -> Self:
+        """The vendor's libraries that a provider links with, where they came as packages: the loader does not look
+        there, and without them the provider does not load."""
+        if self.providers[0][0] != PROCESSOR:
+            import onnxruntime
+
+            if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+                onnxruntime.preload_dlls()
+        return self
 
     def session(self, model: Path) -> Any:
         """An InferenceSession on exactly the planned providers. ReplicaError, where the engine is strict, when the

@@ -119,8 +119,6 @@ def _untaken(assignment: Assignment, seen: Evidence) -> str:
         # A library that says where it runs may use again what it held before; from one that is silent, more is wanted.
         if accelerated(assignment) and not seen.engine.told and prepared.told and after.bytes <= prepared.bytes:
             return f"loading took none of its memory: this process holds {after.bytes / 2**20:.0f} MiB as before"
-    elif seen.before.told or prepared.told:
-        return f"{assignment.device.backend} no longer tells who holds memory there"
     elif accelerated(assignment) and not seen.engine.told and not isinstance(assignment.engine, Python):
         return "neither the device nor the library tells that it was used"
     return ""
