@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import ArgosyError
-from . import check, dev, devices, fleet, fleetfile, node, plugins, run_one, scaffold, weights
+from . import check, dev, devices, fleet, fleetfile, ledger, node, plan, plugins, run_one, scaffold, weights
 
 
 class _Commands(TyperGroup):
@@ -59,7 +59,7 @@ def _options(
     """What stands before the sub-command; `debug` is read where errors are told."""
 
 
-for _module in (fleetfile, devices, plugins, scaffold, check, run_one, dev, weights, fleet, node):
+for _module in (fleetfile, devices, plugins, scaffold, check, run_one, dev, plan, ledger, weights, fleet, node):
     _module.register(app)
 
 

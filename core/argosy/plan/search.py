@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..backend import Backend, Device, Offer
 from ..engines import Engine
@@ -25,6 +25,9 @@ from .wishes import Wished, wished
 Estimate = Callable[[Service, Variant, Implementation, Offer], Figure]
 # What a replica on this node would be remembered by in the ledger, and what is remembered.
 Lookup = Callable[[Service, Variant, Offer, Node], tuple[Key | None, Figure | None]]
+
+# A candidate of one variant on one device, to be told the rest.
+Made = Callable[..., Candidate]
 
 # A replica whose share is given by neither the owner nor an estimate gets this much of its device.
 DEFAULT_SHARE = 0.1
@@ -79,13 +82,15 @@ class Search:
     def candidates(self) -> Iterator[Candidate]:
         for index, way in enumerate(self.service.ways()):
             for there in wished(way, self.nodes):
-                blank = Candidate(replica=self.replica, variant=index, node=there.node_name, device=there.device)
+                here = partial(
+                    Candidate, replica=self.replica, variant=index, node=there.node_name, device=there.device
+                )
                 try:
-                    yield from self._on(there, way, blank)
+                    yield from self._on(there, way, index, here)
                 except _No as no:
-                    yield self._no(blank, no)
+                    yield self._no(here, no)
 
-    def _on(self, there: Wished, way: Variant, blank: Candidate) -> Iterator[Candidate]:
+    def _on(self, there: Wished, way: Variant, variant: int, here: Made) -> Iterator[Candidate]:
         """The candidates of one device, an engine each. _No where the device itself is ruled out."""
         if there.node is None or there.device is None or there.cause is not None:
             raise _No(there.cause or Cause.NOTHING, there.why)
@@ -102,48 +107,45 @@ class Search:
         share = _given(way, device)
         offered = self._offers(backend, node, device, way, DEFAULT_SHARE if share is None else share)
         refused = backend.refuses(device)
-        offers = []
-        for engine in self.implementations:
-            try:
-                offers.append(self._there(way, node, device, engine, offered, refused))
-            except _No as no:
-                yield self._no(dataclasses.replace(blank, engine=engine), no)
-        if self.found is not None:
-            said = f"{self.found.engine.name} on {self.found.node}/{self.found.device.name} was taken before it"
-            for offer in offers:
-                yield dataclasses.replace(blank, engine=offer.engine.name, verdict=Verdict.LATER, why=said)
-            return
-        chosen = self._choose(offers) if offers else ()
+        looked = {name: self._there(way, node, device, name, offered, refused) for name in self.implementations}
+        offers = [one for one in looked.values() if isinstance(one, Offer)]
+        chosen = list(offers if self.found is not None or not offers else self._choose(offers))
+        names = [offer.engine.name for offer in chosen]
+        for name, one in looked.items():  # in the plugin's order, or, of what is there, in that of its choose()
+            if isinstance(one, _No):
+                yield self._no(here, one, name)
+            elif chosen:
+                yield self._tried(way, backend, node, chosen.pop(0), share, variant, here)
         for offer in offers:
-            if offer.engine.name not in {one.engine.name for one in chosen}:
+            if offer.engine.name not in names:
                 dropped = _No(Cause.PLUGIN, f"{self.service.plugin} itself refuses {offer.engine.name} there")
-                yield self._no(dataclasses.replace(blank, engine=offer.engine.name), dropped)
-        for offer in chosen:
-            one = dataclasses.replace(blank, engine=offer.engine.name)
-            if self.found is not None:
-                said = f"{self.found.engine.name} on the same device was taken before it"
-                yield dataclasses.replace(one, verdict=Verdict.LATER, why=said)
-                continue
-            try:
-                placement = self._fit(way, backend, node, offer, share, blank.variant)
-            except _No as no:
-                yield self._no(one, no)
-            else:
-                self.found = placement
-                yield dataclasses.replace(
-                    one,
-                    verdict=Verdict.CHOSEN,
-                    why=placement.why,
-                    share=placement.share,
-                    budget=placement.budget,
-                    figure=placement.figure,
-                )
+                yield self._no(here, dropped, offer.engine.name)
 
-    def _no(self, candidate: Candidate, no: _No) -> Candidate:
-        self._rejected += no.cause is not Cause.WISH
-        return dataclasses.replace(
-            candidate, cause=no.cause, why=no.why, share=no.share, budget=no.budget, figure=no.figure
+    def _tried(
+        self, way: Variant, backend: Backend, node: Node, offer: Offer, share: float | None, variant: int, here: Made
+    ) -> Candidate:
+        name = offer.engine.name
+        if (first := self.found) is not None:
+            same = (first.node, first.device.index) == (node.name, offer.device.index)
+            where = "" if same else f" on {first.node}/{first.device.name}"
+            return here(engine=name, verdict=Verdict.LATER, why=f"{first.engine.name}{where} was taken before it")
+        try:
+            found = self._fit(way, backend, node, offer, share, variant)
+        except _No as no:
+            return self._no(here, no, name)
+        self.found = found
+        return here(
+            engine=name,
+            verdict=Verdict.CHOSEN,
+            why=found.why,
+            share=found.share,
+            budget=found.budget,
+            figure=found.figure,
         )
+
+    def _no(self, here: Made, no: _No, engine: str = "") -> Candidate:
+        self._rejected += no.cause is not Cause.WISH
+        return here(engine=engine, cause=no.cause, why=no.why, share=no.share, budget=no.budget, figure=no.figure)
 
     def _why(self, engine: str, note: str) -> str:
         said = f"{'only' if len(self.implementations) == 1 else 'first'} engine that fits: {engine}"
@@ -169,15 +171,15 @@ class Search:
         engine: str,
         offered: Mapping[str, Offer],
         refused: Mapping[str, str],
-    ) -> Offer:
+    ) -> Offer | _No:
         if way.engine is not None and way.engine != engine:
-            raise _No(Cause.WISH, f"the fleet file wants {way.engine}")
+            return _No(Cause.WISH, f"the fleet file wants {way.engine}")
         if engine not in offered:
             what = device.architecture or device.name
-            raise _No(Cause.REFUSED, refused.get(engine, f"{device.backend} does not offer {engine} for {what}"))
+            return _No(Cause.REFUSED, refused.get(engine, f"{device.backend} does not offer {engine} for {what}"))
         if engine not in node.engines:
             wanted = " or ".join(f"pip install {name}" for name in self._distributions(engine)[:1])
-            raise _No(Cause.ENGINE, f"{engine} is not installed on {node.name}{f': {wanted}' if wanted else ''}")
+            return _No(Cause.ENGINE, f"{engine} is not installed on {node.name}{f': {wanted}' if wanted else ''}")
         return offered[engine]
 
     def _distributions(self, engine: str) -> Sequence[str]:

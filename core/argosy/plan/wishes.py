@@ -46,9 +46,10 @@ def wished(way: Variant, nodes: Sequence[Node]) -> Iterator[Wished]:
         wishes = " or ".join(_list(way.device))
         yield Wished(cause=Cause.NOTHING, why=f"no device is {wishes}; there are {_names(here)}")
     known = {(node.name, device.index) for node, device in meant}
+    device_wish = " or ".join(_list(way.device))
     for node, device in every:
         if (node.name, device.index) not in known:
-            wish = f"node {way.node}" if way.node not in (None, node.name) else " or ".join(_list(way.device))
+            wish = f"node {way.node}" if way.node not in (None, node.name) else device_wish
             yield Wished(node=node, device=device, cause=Cause.WISH, why=f"the fleet file wants {wish}")
 
 
@@ -58,11 +59,14 @@ def _meant(way: Variant, here: Sequence[tuple[Node, Device]]) -> list[tuple[Node
     found: list[tuple[Node, Device]] = []
     for wish in _list(way.device):
         backend, _, position = wish.partition(":")
-        for name in dict.fromkeys(node.name for node, _ in here):
-            mine = [pair for pair in here if pair[0].name == name and pair[1].backend == backend]
+        of_backend: dict[str, list[tuple[Node, Device]]] = {}
+        for pair in here:
+            if pair[1].backend == backend:
+                of_backend.setdefault(pair[0].name, []).append(pair)
+        for mine in of_backend.values():
             mine = mine[int(position) : int(position) + 1] if position else mine
-            found += [pair for pair in mine if pair not in found]
-    return found
+            found += mine
+    return list({(node.name, device.index): (node, device) for node, device in found}.values())
 
 
 def _list(wish: str | list[str] | None) -> list[str]:
