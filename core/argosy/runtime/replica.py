@@ -63,7 +63,7 @@ class Replica:
         self._canary_limit = canary_seconds
         self._tally = Tally(self._meter)
         self._state, self._reason = State.STARTING, ""
-        self._memory, self._peak = 0, 0
+        self._memory = self._peak = self._settled = self._after_load = 0
         self._loaded_seconds = self._canary_seconds = 0.0
         self._proof = ""
         self._worker: Worker | None = None
@@ -104,6 +104,7 @@ class Replica:
             prepared = await self._held()
             await self._load(weights)
             self._loaded_seconds = time.monotonic() - began
+            self._after_load = (await self._held()).bytes
             self._turn(State.PROVING)
             tell("asking the canary")
             proof = await self._prove(before, prepared, lost)
@@ -175,7 +176,7 @@ class Replica:
         canary = await self._canary()
         self._canary_seconds = canary.seconds
         after = await self._held()
-        self._memory = self._peak = after.bytes
+        self._memory = self._peak = self._settled = after.bytes
         proof = prove(
             self.assignment,
             self.model,
@@ -316,6 +317,8 @@ class Replica:
             about=dict(self.about),
             canary_seconds=self._canary_seconds,
             proof=self._proof,
+            memory_loaded=self._after_load,
+            memory_canary=self._settled,
         )
 
     def reconfigure(self, options: Mapping[str, Any]) -> None:

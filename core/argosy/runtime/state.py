@@ -18,8 +18,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """A replica as it is now, plain enough for JSON. `memory` and `memory_peak` are bytes, on the device where its
-    backend tells; `loaded_seconds` is what fetching and loading took; `proof` is the sentence of the proof."""
+    """A replica as it is now, plain enough for JSON. `memory`, and what it was when the model was loaded, when it had
+    answered its canary, and at most, are bytes, on the device where its backend tells; `loaded_seconds` is what
+    fetching and loading took; `proof` is the sentence of the proof."""
 
     service: str
     state: State
@@ -42,3 +43,5 @@ class Status:
     about: dict[str, str]
     canary_seconds: float
     proof: str
+    memory_loaded: int = 0
+    memory_canary: int = 0
