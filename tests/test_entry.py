@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import time
 from typing import Any
 
 import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from rich.console import Console
 
+from argosy.cli.screen import show
 from argosy.plan.place import Node
 from argosy.serve.entry import RECENT_SECONDS, STALE_SECONDS, Entry
 from argosy.serve.prepare import Ready
-from argosy.serve.status import Phase
+from argosy.serve.status import FleetStatus, Phase
 from argosy.testing import assignment
 from argosy.testing.models import Slow
 
@@ -63,8 +66,13 @@ def test_a_service_is_ready_when_ray_serve_and_its_replica_say_so(entry: Entry) 
 
 
 def test_a_degraded_replica_makes_the_service_degraded(entry: Entry) -> None:
-    entry.hear(report("a", "degraded"))
+    entry.hear(report("a", "degraded") | {"reason": "torch on cuda:0 was planned, and it holds no tensor there"})
     assert entry.phase() is Phase.DEGRADED
+    status = entry.status()
+    assert status.reason == "torch on cuda:0 was planned, and it holds no tensor there"
+    shown = Console(file=io.StringIO(), width=200)
+    show(shown, FleetStatus(fleet="one", version=1, ready=False, haproxy=True, services={"mock-slow": status}))
+    assert f"mock-slow is degraded: {status.reason}" in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_replica_that_fell_silent_is_taken_for_dead(entry: Entry) -> None:

@@ -23,6 +23,7 @@ from .batching import Runner, runner
 from .meter import Meter, Silent
 from .outcome import late
 from .proof import Canary, Cause, Doubt, Evidence, Proof, accelerated, prove
+from .sampling import looks
 from .state import State, Status
 from .tally import Tally
 from .worker import Worker
@@ -32,8 +33,6 @@ __all__ = ["Replica", "State", "Status"]
 log = logging.getLogger("argosy.runtime")
 
 CANARY_SECONDS = 120.0  # the first answer may compile kernels
-_SAMPLE_SECONDS = 1.0  # between two looks at memory and queue
-_SAMPLE_COST = 0.003  # of one core that looking at memory may take
 _CLOSE_SECONDS = 10.0  # that a model gets to end what it does and close
 
 
@@ -349,34 +348,17 @@ class Replica:
             self._meter.set("argosy_replica_degraded", 1.0, cause=doubt.cause)
 
     async def _sample(self) -> None:
-        """Look at memory and queue once a second, or more seldom where looking is expensive."""
+        """Tell memory and queue, and turn Degraded where the library leaves its device."""
         device = self.assignment.device
         tags = {"device": device.name, "backend": device.backend}
         if self.assignment.budget is not None:
             self._meter.set("argosy_replica_budget_bytes", self.assignment.budget, **tags)
-        while True:
-            taken, left, cost = await asyncio.to_thread(self._look)
-            if left and self._state is State.READY:
-                self._tell([Doubt(Cause.ENGINE, sentence) for sentence in left])
-                self._turn(State.DEGRADED, "; ".join(left))
+        async for look in looks(self._backend, device, self._engine):
+            if look.left and self._state is State.READY:
+                self._tell([Doubt(Cause.ENGINE, sentence) for sentence in look.left])
+                self._turn(State.DEGRADED, "; ".join(look.left))
             status = self.status()
-            self._memory, self._peak = taken.bytes, max(self._peak, taken.bytes)
-            self._meter.set("argosy_replica_memory_bytes", taken.bytes, **tags)
+            self._memory, self._peak = look.taken.bytes, max(self._peak, look.taken.bytes)
+            self._meter.set("argosy_replica_memory_bytes", self._memory, **tags)
             self._meter.set("argosy_queue", status.waiting)
             self._meter.set("argosy_running", status.running)
-            await asyncio.sleep(max(_SAMPLE_SECONDS, cost / _SAMPLE_COST))
-
-    def _look(self) -> tuple[memory.Taken, Sequence[str], float]:
-        """Memory now, why the library has left its device, and the processor seconds that looking took, of processes
-        that it started too: some vendors tell only through such."""
-        began, others = time.thread_time(), _others()
-        taken = memory.measure(self._backend, self.assignment.device)
-        # A strict engine cannot go elsewhere: it fails, and so does the request.
-        left = self._engine.report().elsewhere if self._engine is not None and not self._engine.strict else ()
-        return taken, left, time.thread_time() - began + _others() - others
-
-
-def _others() -> float:
-    """Processor seconds of children that have ended."""
-    found = os.times()
-    return found.children_user + found.children_system
