@@ -23,9 +23,9 @@ MEMBERS = sorted(
     path.parent for pattern in ("core", "backends/*", "plugins/*") for path in ROOT.glob(f"{pattern}/pyproject.toml")
 )
 LOCKS = ("tools", "default", "dev", "engines")
-# What the weight wheels' own metadata would drag in, and what is GPL only by choice.
+# What the weight wheels' own metadata would drag in, and what is GPL only by choice. NVML's binding is plain Python.
 UNWANTED = re.compile(
-    r"torch|torch-.*|nvidia-.*|cuda-.*|triton|transformers|sentence-transformers|llama-cpp-python|llm"
+    r"torch|torch-.*|nvidia-(?!ml-py$).*|cuda-.*|triton|transformers|sentence-transformers|llama-cpp-python|llm"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -128,10 +129,16 @@ class Display:
         return f"{self.vendor:04x}:{self.device:04x}"
 
     @property
-    def location(self) -> tuple[int, int]:
-        """Domain, and bus, device and function in one number."""
-        domain, bus, slot, function = (int(part, 16) for part in re.split("[:.]", self.pci))
-        return domain, bus << 8 | slot << 3 | function
+    def location(self) -> tuple[int, int] | None:
+        return location(self.pci)
+
+
+def location(pci: str) -> tuple[int, int] | None:
+    """Of a PCI address the domain, and bus, device and function in one number; None where it is none."""
+    if not re.fullmatch(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", pci):
+        return None
+    domain, bus, slot, function = (int(part, 16) for part in re.split("[:.]", pci))
+    return domain, bus << 8 | slot << 3 | function
 
 
 def displays(root: Path, vendor: int) -> list[Display]:
@@ -139,7 +146,7 @@ def displays(root: Path, vendor: int) -> list[Display]:
     those that were not passed into the container included."""
     found = []
     for folder in _entries(root / "sys/bus/pci/devices"):
-        if not re.fullmatch(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", folder.name):
+        if location(folder.name) is None:
             continue
         if hexadecimal(text(folder / "class")) >> 16 != 0x03 or hexadecimal(text(folder / "vendor")) != vendor:
             continue
@@ -252,3 +259,22 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:
         return []
+
+
+def installed(*names: str) -> dict[str, str]:
+    """Of these distributions those that this environment has, with their versions; nothing is imported."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def needs(name: str) -> tuple[str, ...]:
+    """The names of what a distribution asks for, extras included; empty where it is not installed."""
+    try:
+        return tuple(re.split(r"[^\w.-]", text)[0].lower() for text in importlib.metadata.requires(name) or ())
+    except importlib.metadata.PackageNotFoundError:
+        return ()
