@@ -14,10 +14,12 @@ import pytest
 from pydantic import ConfigDict
 
 import argosy
-from argosy import Context, Device, Model, engine_batches, one_by_one, registry, tasks
+import argosy_cpu
+from argosy import Context, Device, Finding, Model, engine_batches, one_by_one, registry, tasks
 from argosy.engines import Engine, Onnxruntime, Python
 from argosy.tasks import ChatDelta, ChatRequest, Embedding
 from argosy.testing import MockBackend, assignment, check_answers, check_backend, check_model, installed, models
+from argosy.testing.machines import MACHINES, Machine
 from argosy.testing.models import EngineBatched, FailsOnRequest, Mock, Slow, Streaming, Text, Vectors
 
 INSTALLED = registry.load([("mock", models)])
@@ -35,6 +37,14 @@ def test_every_installed_model_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(INSTALLED.backends))
 def test_every_installed_backend_keeps_the_contract(name: str) -> None:
     check_backend(INSTALLED.backend(name))
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))
+def test_every_installed_backend_keeps_the_contract_on_every_machine(machine: Machine, tmp_path: Path) -> None:
+    machine.build(tmp_path)
+    for backend in INSTALLED.backends.values():
+        if not isinstance(backend, MockBackend):  # which has no files
+            check_backend(backend, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +242,38 @@ class Vague(MockBackend):
         return [dataclasses.replace(device, problems=("it is odd",)) for device in super().detect(root)]
 
 
+class Helpless(MockBackend):
+    """Names a problem, and no check says what helps."""
+
+    def detect(self, root: Path = Path("/")) -> Sequence[Device]:
+        return [dataclasses.replace(device, problems=("odd: it is",)) for device in super().detect(root)]
+
+    def checks(self, root: Path = Path("/")) -> Sequence[Finding]:
+        return ()
+
+
+class Curt(Helpless):
+    """Leaves open what to type."""
+
+    def checks(self, root: Path = Path("/")) -> Sequence[Finding]:
+        return [Finding(check="odd", symptom="it is odd", evidence="it is", fix="")]
+
+
+class Forgetful(argosy_cpu.Cpu):
+    """Reads a file that it does not name."""
+
+    recorded = ("proc/meminfo",)
+
+
+class Fragile(argosy_cpu.Cpu):
+    """Takes what the kernel writes for what it always writes."""
+
+    def absent(self, root: Path = Path("/")) -> str:
+        if (file := root / "proc/meminfo").exists():
+            int(file.read_text().split()[1])
+        return super().absent(root)
+
+
 class Greedy(MockBackend):
     """Takes every core."""
 
@@ -249,6 +291,10 @@ class Greedy(MockBackend):
         (Numbers(), "maps text to text"),
         (Contradicts(), "python is offered and refused"),
         (Vague(), "a problem is `<check>: <what was found>`"),
+        (Helpless(), "checks\\(\\) says what helps against odd"),
+        (Curt(), "a line each, not ''"),
+        (Forgetful(), "`recorded` names every file"),
+        (Fragile(), "raises nothing on garbage in proc/meminfo: IndexError"),
         (Greedy(), "64 threads of one core"),
         (MockBackend("Not A Name"), "in lower case"),
         (MockBackend(memory=(0,)), "memory is positive"),

@@ -5,11 +5,13 @@ async with running(Sentiment) as replica:          # a real replica of your mode
 
 check_model(Sentiment)                             # what every model has to keep to
 await check_answers(assignment(Sentiment))         # and, loaded, what every running one has to
-check_backend(MyBackend())
+check_backend(MyBackend())                         # what every backend has to keep to, on this machine
+check_backend(MyBackend(), folder)                 # and on one whose files lie there
 """
 
 from .backend import MockBackend
-from .contract import check_answers, check_backend, check_model
+from .contract import check_answers, check_model
 from .fleet import assignment, installed, running
+from .vendor import check_backend
 
 __all__ = ["MockBackend", "assignment", "check_answers", "check_backend", "check_model", "installed", "running"]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from ..backend import Backend, Device, Enforcement, Held
+from ..backend import Backend, Device, Enforcement, Finding, Held
 from ..engines import Engine, Python
 
 GIB = 2**30
@@ -92,3 +92,10 @@ class MockBackend(Backend):
 
     def enforcement(self, device: Device) -> Enforcement:
         return self._enforcement
+
+    def checks(self, root: Path = Path("/")) -> Sequence[Finding]:
+        found = [(device, *problem.partition(": ")) for device in self.detect(root) for problem in device.problems]
+        return tuple(
+            Finding(check=check, symptom=f"{device.name} is not used", evidence=what, fix="backend.come_back()")
+            for device, check, _, what in found
+        )

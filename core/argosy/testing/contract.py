@@ -1,4 +1,4 @@
-"""What every model and every backend has to keep to. A check raises AssertionError with the sentence that is not so."""
+"""What every model has to keep to. A check raises AssertionError with the sentence that is not so."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import contextlib
 import logging
 import re
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from .. import tasks
-from ..backend import Backend, Device, Enforcement, Finding, Held
-from ..engines import Engine
 from ..errors import PluginError, ReplicaError, RequestError
 from ..model import Context, Model, Options, runs
 from ..registry import Registry
@@ -29,7 +25,7 @@ from ..runtime.replica import Replica, State
 from ..tasks import Task
 from .fleet import installed
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _NEVER = "no-such-option"
 _SLOT_SECONDS = 1.0  # within which an abandoned request has to free its slot
 
@@ -39,45 +35,43 @@ def check_model(model: type[Model], registry: Registry | None = None) -> None:
     known = (registry or installed()).engines
     who = f"{model.__module__}.{model.__name__}"
     name = getattr(model, "name", None)
-    _holds(isinstance(name, str) and _NAME.fullmatch(name), f"{who}: name is in lower case, like-this, not {name!r}")
-    _holds(isinstance(getattr(model, "task", None), Task), f"{who}: task is one of argosy.tasks, or argosy.Json(…)")
+    holds(isinstance(name, str) and NAME.fullmatch(name), f"{who}: name is in lower case, like-this, not {name!r}")
+    holds(isinstance(getattr(model, "task", None), Task), f"{who}: task is one of argosy.tasks, or argosy.Json(…)")
     module = sys.modules.get(model.__module__)
-    _holds(
+    holds(
         model.__dict__.get("__doc__") or (module and module.__doc__), f"{who}: the class or its module has a docstring"
     )
-    _holds(
+    holds(
         all(isinstance(one, str) for one in model.features) and isinstance(model.features, frozenset),
         f"{who}: features is a frozenset of strings",
     )
-    _holds(
+    holds(
         all(isinstance(text, str) for pair in model.about.items() for text in pair), f"{who}: about maps text to text"
     )
     _check_options(model.options, who)
     ways = model.implementations()
-    _holds(ways, f"{who}: names at least one engine")
+    holds(ways, f"{who}: names at least one engine")
     for way in ways:
         here = f"{way.model.__module__}.{way.model.__name__}"
-        _holds(way.engine in known, f"{here}: {way.engine!r} is an engine; there are {', '.join(sorted(known))}")
+        holds(way.engine in known, f"{here}: {way.engine!r} is an engine; there are {', '.join(sorted(known))}")
         try:
             on_loop(way.model)
         except PluginError as error:
             raise AssertionError(f"{here}: {error}") from None
-        _holds(way.model.load is not Model.load, f"{here}: says how to load(self, weights, engine, device)")
-        _holds(way.model.batching.size >= 1, f"{here}: a batch holds at least one item")
-        _holds(
+        holds(way.model.load is not Model.load, f"{here}: says how to load(self, weights, engine, device)")
+        holds(way.model.batching.size >= 1, f"{here}: a batch holds at least one item")
+        holds(
             model.task.canary is not None or way.model.canary is not Model.canary,
             f"{here}: has a canary(), for its task {model.task.name!r} brings none",
         )
 
 
 def _check_options(options: type[Options], who: str) -> None:
-    _holds(
-        isinstance(options, type) and issubclass(options, Options), f"{who}: options is a subclass of argosy.Options"
-    )
-    _holds(options.model_config.get("frozen"), f"{who}: options are frozen")
-    _holds(options.model_config.get("extra") == "forbid", f"{who}: options forbid names that they do not know")
+    holds(isinstance(options, type) and issubclass(options, Options), f"{who}: options is a subclass of argosy.Options")
+    holds(options.model_config.get("frozen"), f"{who}: options are frozen")
+    holds(options.model_config.get("extra") == "forbid", f"{who}: options forbid names that they do not know")
     needed = [name for name, info in options.model_fields.items() if info.is_required()]
-    _holds(not needed, f"{who}: every option has a default, {', '.join(needed)} has none")
+    holds(not needed, f"{who}: every option has a default, {', '.join(needed)} has none")
 
 
 async def check_answers(assignment: Assignment, registry: Registry, requests: Sequence[Any] = ()) -> None:
@@ -90,7 +84,7 @@ async def check_answers(assignment: Assignment, registry: Registry, requests: Se
     with _complaints() as complaints:
         try:
             status = await replica.start()
-            _holds(
+            holds(
                 status.state is State.READY,
                 f"{assignment.plugin} is ready after its start, not {status.state}: {status.reason}",
             )
@@ -101,8 +95,8 @@ async def check_answers(assignment: Assignment, registry: Registry, requests: Se
             await _check_deadline(replica, given[0])
         finally:
             await replica.stop()
-    _holds(replica.status().state is State.STOPPED, f"{assignment.plugin} is stopped after stop()")
-    _holds(not complaints, f"{assignment.plugin} closes without a complaint: {'; '.join(complaints)}")
+    holds(replica.status().state is State.STOPPED, f"{assignment.plugin} is stopped after stop()")
+    holds(not complaints, f"{assignment.plugin} closes without a complaint: {'; '.join(complaints)}")
 
 
 def _check_live(replica: Replica) -> None:
@@ -124,7 +118,7 @@ async def _check_order(replica: Replica, requests: list[Any]) -> None:
     alone = [await replica.answer(request, _ctx(f"alone-{index}")) for index, request in enumerate(requests)]
     for answer in alone:
         wanted = replica.task.response
-        _holds(
+        holds(
             isinstance(answer, wanted), f"{replica.service} answers with {wanted.__name__}, not {type(answer).__name__}"
         )
     count = min(max(3, replica.model.batching.size + 1), 67) | 1
@@ -135,9 +129,7 @@ async def _check_order(replica: Replica, requests: list[Any]) -> None:
     if runs(replica.model) == "generate":
         return  # what is generated may differ from one time to the next
     for which, answer in zip(picked, together, strict=True):
-        _holds(
-            _alike(answer, alone[which]), f"{replica.service}: request {which} of a batch is answered as it is alone"
-        )
+        holds(_alike(answer, alone[which]), f"{replica.service}: request {which} of a batch is answered as it is alone")
 
 
 async def _check_leaving(replica: Replica, request: Any) -> None:
@@ -147,7 +139,7 @@ async def _check_leaving(replica: Replica, request: Any) -> None:
         async with contextlib.aclosing(steps):  # type: ignore[type-var]
             async for delta in steps:
                 wanted = replica.task.delta or replica.task.response
-                _holds(
+                holds(
                     isinstance(delta, wanted), f"{replica.service} yields {wanted.__name__}, not {type(delta).__name__}"
                 )
                 break
@@ -155,7 +147,7 @@ async def _check_leaving(replica: Replica, request: Any) -> None:
             if not replica.status().running:
                 break
             await asyncio.sleep(_SLOT_SECONDS / 100)
-        _holds(not replica.status().running, f"{replica.service} frees the slot of a client that left within a second")
+        holds(not replica.status().running, f"{replica.service} frees the slot of a client that left within a second")
     else:
         task = asyncio.ensure_future(replica.answer(request, _ctx("leaving")))
         await asyncio.sleep(0)
@@ -170,7 +162,7 @@ async def _check_deadline(replica: Replica, request: Any) -> None:
     try:
         await replica.answer(request, Context("late", deadline=time.monotonic() - 1))
     except RequestError as error:
-        _holds(error.status == 504, f"{replica.service}: a passed deadline is a 504, not {error.status}")
+        holds(error.status == 504, f"{replica.service}: a passed deadline is a 504, not {error.status}")
     else:
         raise AssertionError(f"{replica.service} refuses a request whose deadline has passed")
     await replica.answer(request, _ctx("after"))
@@ -183,70 +175,11 @@ def _made_up(replica: Replica) -> list[Any]:
     if replica.task is tasks.rerank:
         return [tasks.RerankRequest("someone is having a meal", (word,)) for word in words]
     canary = replica.canary()
-    _holds(canary is not None, f"{replica.service} has a canary, or the check is given requests")
+    holds(canary is not None, f"{replica.service} has a canary, or the check is given requests")
     return [canary]
 
 
-def check_backend(backend: Backend) -> None:
-    """Hold a backend against the contract, on this machine and on one that has no hardware at all."""
-    who = type(backend).__name__
-    _holds(_NAME.fullmatch(backend.name), f"{who}: name is in lower case, like-this, not {backend.name!r}")
-    with tempfile.TemporaryDirectory() as empty:
-        root = Path(empty)
-        _holds(list(backend.detect(root)) == [], f"{who} finds nothing where there is nothing")
-        _holds(_sentence(backend.absent(root)), f"{who} says in one line why it found nothing")
-        for finding in backend.checks(root):
-            _holds(isinstance(finding, Finding), f"{who}: checks are Findings, not {finding!r}")
-    before = set(sys.modules)
-    devices = list(backend.detect())
-    opened = sorted({name.partition(".")[0] for name in set(sys.modules) - before} & _engine_modules())
-    _holds(not opened, f"{who} detects without importing an engine, it imported {', '.join(opened)}")
-    _holds(devices == list(backend.detect()), f"{who} detects the same twice")
-    usable = [device for device in devices if device.usable]
-    absent = backend.absent()
-    _holds(
-        absent == "" if usable else _sentence(absent),
-        f"{who}: absent() is empty where a device is usable, else one line",
-    )
-    _holds(len({device.index for device in devices}) == len(devices), f"{who}: every device has its own index")
-    addresses = [device.pci for device in devices if device.pci]
-    _holds(addresses == sorted(addresses), f"{who}: devices come in the order of their PCI addresses")
-    for device in devices:
-        _check_device(backend, device, who)
-
-
-def _check_device(backend: Backend, device: Device, who: str) -> None:
-    here = f"{who}, {device.name}"
-    _holds(isinstance(device, Device) and device.backend == backend.name, f"{here}: a Device that names its backend")
-    _holds(device.memory_bytes is None or device.memory_bytes > 0, f"{here}: memory is positive, or None where unknown")
-    _holds(
-        all(isinstance(text, str) for pair in backend.environment(device).items() for text in pair),
-        f"{here}: the environment maps text to text",
-    )
-    for budget in (None, 1, 2**30):
-        for engine in backend.offers(device, budget, 1):
-            _holds(isinstance(engine, Engine), f"{here}: offers are Engines, not {engine!r}")
-            _holds(engine.threads <= 1, f"{here}: {engine.name} takes {engine.threads} threads of one core")
-    for one in backend.held(device):
-        _holds(isinstance(one, Held) and one.bytes >= 0, f"{here}: held memory is not negative")
-    offered = {engine.name for engine in backend.offers(device, None, 1)}
-    for name, reason in backend.refuses(device).items():
-        _holds(_sentence(reason), f"{here}: one line says why {name} is refused")
-        _holds(name not in offered, f"{here}: {name} is offered and refused")
-    for problem in device.problems:
-        _holds(
-            ": " in problem and _sentence(problem), f"{here}: a problem is `<check>: <what was found>`, not {problem!r}"
-        )
-    kept = backend.enforcement(device)
-    _holds(kept in get_args(Enforcement), f"{here}: a share is {' or '.join(get_args(Enforcement))}, not {kept!r}")
-
-
-def _engine_modules() -> set[str]:
-    """Import names of core's engines, as far as they are known from their distributions' names."""
-    return {name.replace("-", "_") for engine in installed().engines.values() for name in engine.distributions}
-
-
-def _sentence(text: str) -> bool:
+def sentence(text: str) -> bool:
     return bool(text.strip()) and "\n" not in text
 
 
@@ -264,7 +197,7 @@ def _ctx(name: str) -> Context:
     return Context(name, deadline=time.monotonic() + 120)
 
 
-def _holds(true: Any, sentence: str) -> None:
+def holds(true: Any, sentence: str) -> None:
     if not true:
         raise AssertionError(f"not so: {sentence}")
 
