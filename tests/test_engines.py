@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ctranslate2
+import numpy as np
 import onnxruntime
 import openvino
 import pytest
@@ -108,6 +111,52 @@ def test_a_provider_gets_the_libraries_that_it_links_with_and_the_processor_need
     assert not loaded
     Onnxruntime(providers=CUDA).prepare()
     assert loaded == [True]
+
+
+PLUGIN = (("OpenVINOExecutionProvider", {}), ("CPUExecutionProvider", {}))
+
+
+def test_a_provider_that_comes_as_a_plugin_is_taken_by_its_device() -> None:
+    if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
+        pytest.skip("onnxruntime-ep-openvino is not installed")
+    engine = Onnxruntime(providers=PLUGIN, plugin="onnxruntime-ep-openvino", on={"ov_device": "CPU"})
+    engine.prepare().prepare()
+    (answer,) = engine.session(GRAPH).run(None, {"x": np.zeros((3, 4, 5), np.float32)})
+    assert (answer == 0.5).all()
+    assert engine.report() == Seen({"provider": "OpenVINOExecutionProvider, 1 of 1 nodes of sigmoid.onnx"})
+    elsewhere = dataclasses.replace(engine, on={"ov_device": "GPU.63"}, seen=Seen())
+    with pytest.raises(ReplicaError, match=r"OpenVINOExecutionProvider on GPU.63; found: onnxruntime .* on CPU"):
+        elsewhere.prepare().session(GRAPH)
+    assert not elsewhere.seen.told
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_plugin_that_is_missing_is_named(strict: bool) -> None:
+    planned = Onnxruntime(providers=(("NoProvider", {}), *PLUGIN[1:]), plugin="no-such-plugin", strict=strict)
+    engine = planned.prepare()
+    if strict:
+        with pytest.raises(ReplicaError, match=r"onnxruntime with NoProvider; .*; try: pip install no-such-plugin"):
+            engine.session(GRAPH)
+    else:
+        assert engine.session(GRAPH).get_providers() == ["CPUExecutionProvider"]
+        assert engine.report().elsewhere
+
+
+@pytest.mark.parametrize("found", [["GPU"], ["GPU.0", "GPU.1"], ["CPU"]])
+def test_of_a_plugins_devices_the_planned_one_is_taken(found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, taken = PLUGIN[0][0], []
+    listed = [SimpleNamespace(ep_name=name, ep_metadata={"ov_device": one}) for one in found]
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: listed)
+    monkeypatch.setattr(onnxruntime.SessionOptions, "add_provider_for_devices", lambda _, *given: taken.append(given))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session := stubs.Session([name], {name: 1}))
+    engine = Onnxruntime(providers=((name, {"cache_dir": "x"}),), plugin="no-such-plugin", on={"ov_device": "GPU.0"})
+    if "CPU" in found:
+        with pytest.raises(ReplicaError, match=rf"{name} on GPU\.0; found: .*, on CPU alone"):
+            engine.prepare().session(GRAPH)
+    else:
+        engine.prepare().session(GRAPH)
+        assert taken == [([listed[0]], {"cache_dir": "x"})]
+        assert session.given is None, "providers by name would put the plugin aside"
 
 
 # openvino -------------------------------------------------------------------------------------------------------------

@@ -3,13 +3,15 @@ provider takes no node of the graph, and when one fails in the midst of an answe
 
 from __future__ import annotations
 
+import importlib
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from .engine import Engine
+from .openvino import same
 
 PROCESSOR = "CPUExecutionProvider"
 RECORD = "session.record_ep_graph_assignment_info"  # which provider computes which node; since 1.24
@@ -17,18 +19,31 @@ RECORD = "session.record_ep_graph_assignment_info"  # which provider computes wh
 
 @dataclass(frozen=True, kw_only=True)
 class Onnxruntime(Engine):
+    """The first provider is the planned one. Where no build of onnxruntime has it, `plugin` is the distribution that
+    brings it as a library, and `on` what onnxruntime's list of devices says of the planned one (metadata of the
+    provider's own)."""
+
     name = "onnxruntime"
     distributions = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-migraphx", "onnxruntime-openvino")
     providers: tuple[tuple[str, Mapping[str, Any]], ...] = ((PROCESSOR, {}),)
+    plugin: str = ""
+    on: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self) -> Self:
-        """The vendor's libraries that a provider links with, where they came as packages: the loader does not look
-        there, and without them the provider does not load."""
-        if self.providers[0][0] != PROCESSOR:
-            import onnxruntime
+        """The vendor's libraries that a provider links with, where they came as packages (the loader does not look
+        there, and without them the provider does not load), and the provider itself, where it is a plugin."""
+        if self.providers[0][0] == PROCESSOR:
+            return self
+        import onnxruntime
 
-            if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
-                onnxruntime.preload_dlls()
+        if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+            onnxruntime.preload_dlls()
+        if self.plugin and not self._listed(onnxruntime):
+            try:
+                plugin = importlib.import_module(self.plugin.replace("-", "_"))
+            except ImportError:
+                return self  # `session` says what is missing
+            onnxruntime.register_execution_provider_library(self.plugin, plugin.get_library_path())
         return self
 
     def session(self, model: Path) -> Any:
@@ -37,18 +52,48 @@ class Onnxruntime(Engine):
         back later either: a request then fails."""
         import onnxruntime
 
-        wanted = self.providers[0][0]
-        available = onnxruntime.get_available_providers()
-        if wanted not in available:
-            self.missed(f"onnxruntime with {wanted}", f"onnxruntime {self.version()} with {', '.join(available)}")
+        (wanted, values), options = self.providers[0], self._options(onnxruntime)
+        known = onnxruntime.get_available_providers()
+        # One that came as a plugin is listed too, but is taken by its device alone; by its name it is passed over.
+        names = [name for name, _ in self.providers if name in known and not (self.plugin and name == wanted)]
+        if devices := self._devices(onnxruntime) if self.plugin else []:
+            options.add_provider_for_devices(devices[:1], {name: str(value) for name, value in values.items()})
+        elif wanted not in names:
+            self.missed(f"onnxruntime with {self._planned}", self._lack(onnxruntime), self._fix)
         session = onnxruntime.InferenceSession(
             str(model),
-            self._options(onnxruntime),
-            providers=[(name, dict(values)) for name, values in self.providers if name in available],
+            options,
+            providers=None if devices else [(name, dict(own)) for name, own in self.providers if name in names],
             enable_fallback=int(not self.strict),
         )
-        self._look(session, model.name, wanted in available)
+        self._look(session, model.name, bool(devices) or wanted in names)
         return session
+
+    @property
+    def _planned(self) -> str:
+        return " on ".join([self.providers[0][0], *self.on.values()])
+
+    @property
+    def _fix(self) -> str:
+        return f"pip install {self.plugin}" if self.plugin else "argosy doctor"
+
+    def _listed(self, onnxruntime: Any) -> list[Any]:
+        """The provider's devices in onnxruntime's list; none before its plugin is registered."""
+        return [device for device in onnxruntime.get_ep_devices() if device.ep_name == self.providers[0][0]]
+
+    def _devices(self, onnxruntime: Any) -> list[Any]:
+        """Those of them that are the planned one."""
+        return [
+            device
+            for device in self._listed(onnxruntime)
+            if all(same(value, device.ep_metadata.get(key, "")) for key, value in self.on.items())
+        ]
+
+    def _lack(self, onnxruntime: Any) -> str:
+        """What there is instead of the planned provider."""
+        here = f"onnxruntime {self.version()} with {', '.join(onnxruntime.get_available_providers())}"
+        found = [device.ep_metadata.get(key, "?") for device in self._listed(onnxruntime) for key in self.on]
+        return f"{here}, on {', '.join(found)} alone" if found else here
 
     def _options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
