@@ -139,7 +139,9 @@ class Xpu(argosy.Backend):
             Openvino(threads=cores, device=here, properties={"PERFORMANCE_HINT": "THROUGHPUT"}),
             Onnxruntime(
                 threads=cores,
-                providers=(("OpenVINOExecutionProvider", {"device_type": here}), ("CPUExecutionProvider", {})),
+                providers=(("OpenVINOExecutionProvider", {}), ("CPUExecutionProvider", {})),
+                plugin="onnxruntime-ep-openvino",  # no build of onnxruntime has it any more
+                on={"ov_device": here},
             ),
             Torch(
                 threads=cores,
