@@ -54,9 +54,8 @@ def record(entry: Entry, status: Mapping[str, Any]) -> Record | None:
     if entry.ready is None or entry.ready.key is None or not status["memory_peak"]:
         return None
     key = dataclasses.replace(entry.ready.key, version=status["engine_version"])
-    canary = status.get("memory_canary") or status["memory"]
-    loaded = status.get("memory_loaded") or canary
-    return Record(key=key, loaded=loaded, canary=canary, peak=status["memory_peak"], at=time.time())
+    sizes = {name: status[f"memory_{name}"] for name in ("loaded", "canary", "peak")}
+    return Record(key=key, at=time.time(), **sizes)
 
 
 def noted(stands: Mapping[str, Standing], nodes: Sequence[Node]) -> dict[str, Any]:
