@@ -94,13 +94,12 @@ def _is_cuda(version: str) -> bool:
 def finding(root: Path, device: argosy.Device, problem: str) -> argosy.Finding:
     name, _, found = problem.partition(": ")
     symptom, fix = CHECKS[name]
-    nodes = re.findall(r"/dev/\S+?(?=,|$)", found)
-    gid = machine.group(root, nodes[0].lstrip("/")) if nodes else 0
+    path = next(iter(re.findall(r"/(dev/[^\s,]+)", found)), "dev/nvidiactl")
     return argosy.Finding(
         check=name,
         symptom=symptom,
         evidence=f"{device.name} at {device.pci}: {found}",
-        fix=fix.format(gid=gid, driver=device.driver),
+        fix=fix.format(gid=machine.group(root, path) or f"$(stat -c %g /{path})", driver=device.driver),
         fatal=not device.usable and name not in ENGINES,
     )
 

@@ -14,6 +14,12 @@ def put(root: Path, path: str, content: str | bytes = "") -> None:
     target.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def node(root: Path, path: str) -> None:
+    """A device node, which anybody may open; an empty file, for a real one could not be made here."""
+    put(root, f"dev/{path}")
+    (root / "dev" / path).chmod(0o666)
+
+
 def host(root: Path, memory: int, kernel: str = "6.18.9-generic") -> None:
     """memory: what the kernel calls MemTotal, in bytes"""
     put(root, "proc/meminfo", f"MemTotal:       {memory // 1024} kB\nMemFree:        {memory // 2048} kB\n")
@@ -33,7 +39,7 @@ def function(root: Path, pci: str, ids: str, kind: int, driver: str, *, render: 
         (root / folder / "driver").symlink_to(f"../../drivers/{driver}")
     if render:
         put(root, f"{folder}/drm/renderD{render}/dev", f"226:{render}\n")
-        put(root, f"dev/dri/renderD{render}")
+        node(root, f"dri/renderD{render}")
     return folder
 
 
@@ -67,8 +73,8 @@ def nvidia(
         "Bus Type: \t PCIe\nDMA Size: \t 47 bits\nDMA Mask: \t 0x7fffffffffff\n"
         f"Bus Location: \t {pci}\nDevice Minor: \t {minor}\nGPU Firmware: \t {version}\nGPU Excluded:\t No\n",
     )
-    for node in ("nvidiactl", "nvidia-uvm", f"nvidia{minor}"):
-        put(root, f"dev/{node}")
+    for each in ("nvidiactl", "nvidia-uvm", f"nvidia{minor}"):
+        node(root, each)
     for one in range(slices):
         access = f"proc/driver/nvidia/capabilities/gpu{minor}/mig/gi{one + 7}/ci0/access"
         put(root, access, f"DeviceFileMinor: {30 + 9 * one}\nDeviceFileMode: 444\nDeviceFileModify: 1\n")
@@ -90,12 +96,12 @@ def amd(
     kind: int = 0x030000,
     driver: str = "amdgpu",
     render: int = 128,
-    node: int = 1,
+    number: int = 1,
     bank: int = 0,
     kfd: bool = True,
     integrated: bool = True,
 ) -> None:
-    """gfx: the kernel's `gfx_target_version`; node: its number in KFD's topology, after the processor's
+    """gfx: the kernel's `gfx_target_version`; number: its own in KFD's topology, after the processor's
     bank: bytes that KFD lets allocate, by default the larger of `vram` and `gtt` where it is `integrated`"""
     folder = function(root, pci, ids, kind, driver, render=render)
     if driver != "amdgpu":
@@ -116,21 +122,21 @@ def amd(
     put(root, f"{nodes}/0/gpu_id", "0\n")
     put(
         root,
-        f"{nodes}/{node}/properties",
+        f"{nodes}/{number}/properties",
         f"cpu_cores_count 0\nsimd_count {simds}\nmem_banks_count 1\ncaches_count 60\nio_links_count 1\n"
         f"wave_front_size 32\narray_count 4\nsimd_per_cu 2\ngfx_target_version {gfx}\nvendor_id 4098\n"
         f"device_id {int(ids[5:], 16)}\nlocation_id {bus << 8 | slot << 3 | part}\ndomain {int(pci[:4], 16)}\n"
         f"drm_render_minor {render}\nhive_id 0\nlocal_mem_size 0\nfw_version 32\nunique_id 0\nnum_xcc 1\n",
     )
-    put(root, f"{nodes}/{node}/gpu_id", f"{51280 + node}\n")
-    put(root, f"{nodes}/{node}/name", "ip discovery\n")
+    put(root, f"{nodes}/{number}/gpu_id", f"{51280 + number}\n")
+    put(root, f"{nodes}/{number}/name", "ip discovery\n")
     size = bank or (max(vram, gtt) if integrated else vram)
     put(
         root,
-        f"{nodes}/{node}/mem_banks/0/properties",
+        f"{nodes}/{number}/mem_banks/0/properties",
         f"heap_type 1\nsize_in_bytes {size}\nflags 0\nwidth 256\nmem_clk_max 1000\n",
     )
-    put(root, "dev/kfd")
+    node(root, "kfd")
 
 
 def intel(
