@@ -112,10 +112,10 @@ class Replica:
             await self._end()
             raise
         self._proof = proof.evidence
+        self._tell(proof.doubts)
         if proof.ok:
             self._turn(State.READY)
         else:
-            self._tell(proof.doubts)
             self._turn(State.DEGRADED, proof.sentence)
         tell(f"{self._state}: {proof.sentence}")
         self._watch = asyncio.create_task(self._sample())
@@ -344,8 +344,9 @@ class Replica:
             self._meter.set("argosy_replica_state", float(each is state), state=each)
 
     def _tell(self, doubts: Sequence[Doubt]) -> None:
-        for doubt in doubts:
-            self._meter.set("argosy_replica_degraded", 1.0, cause=doubt.cause)
+        found = {doubt.cause for doubt in doubts}
+        for cause in Cause:
+            self._meter.set("argosy_replica_degraded", float(cause in found), cause=cause)
 
     async def _sample(self) -> None:
         """Tell memory and queue, and turn Degraded where the library leaves its device."""
