@@ -29,8 +29,8 @@ class Block:
     text: str
 
 
-def blocks() -> list[Block]:
-    text = PAGE.read_text("utf-8")
+def blocks(page: Path = PAGE) -> list[Block]:
+    text = page.read_text("utf-8")
     found = []
     for match in re.finditer(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         found.append(Block(text[: match.start()].count("\n") + 1, match[1], match[2] or "", match[3]))
