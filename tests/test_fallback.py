@@ -71,7 +71,6 @@ async def started(
 ) -> AsyncIterator[tuple[Replica, Recorder]]:
     """A replica that was started as the plan would have it: strict where the file refuses."""
     backend, recorder = backend or MockBackend(), Recorder()
-    engine = dataclasses.replace(engine, strict=fallback == "refuse")
     given = assignment(model, backend=backend, engine=engine, fallback=fallback, **fields)
     replica = Replica(given, installed(model, backend=backend), recorder)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -46,11 +47,14 @@ def assignment(
     device = found.detect()[0]
     first = model.implementations()[0].engine
     known = {each.name: each for each in _builtin.argosy_engines()}
+    chosen = engine or known[first](threads=1)
+    if fields.get("fallback") == "degrade":
+        chosen = dataclasses.replace(chosen, strict=False)  # as control hands it over
     given: dict[str, Any] = {
         "service": model.name,
         "plugin": model.name,
         "variant": 0,
-        "engine": engine or known[first](threads=1),
+        "engine": chosen,
         "device": device,
         "share": 1.0,
         "budget": device.memory_bytes,
