@@ -72,8 +72,7 @@ def hold(fleet: Fleet, nodes: Sequence[Node]) -> tuple[Node, ...]:
     """
     problems: list[str] = []
     held = [
-        _held(node, fleet.nodes[node.name].devices, problems) if node.name in fleet.nodes and not node.assumed else node
-        for node in nodes
+        _held(node, fleet.nodes[node.name].devices, problems) if node.name in fleet.nodes else node for node in nodes
     ]
     if problems:
         raise FleetError(
