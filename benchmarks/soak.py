@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.md")
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="argosy-soak-") as folder, _fleet(Path(folder)) as running:
-        report, good = asyncio.run(_soak(running, asked.minutes, sys.argv[1:]))
+        report, good = asyncio.run(_soak(running, asked.minutes, arguments))
     asked.out.parent.mkdir(exist_ok=True)
     asked.out.write_text(report)
     print(report)
