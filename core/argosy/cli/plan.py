@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 FILE = typer.Argument(Path("fleet.yaml"), help="The fleet file.")
 LEDGER = typer.Option(None, "--ledger", metavar="FILE", help="Plan with what `argosy ledger export` wrote elsewhere.")
-ROOT = typer.Option(None, "--root", metavar="DIR", help="Plan for the machine whose files were recorded there.")
+ROOT = typer.Option(
+    None, "--root", metavar="PATH", help="Plan for a recorded machine: a file of the doctor's, or a folder."
+)
 OFFLINE = typer.Option(False, "--offline", help="Ask no hub for sizes (also: ARGOSY_OFFLINE=1).")
 JSON = typer.Option(False, "--json", help="As JSON, for programs.")
 

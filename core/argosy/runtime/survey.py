@@ -17,6 +17,7 @@ from ..plan.nodes import hold
 from ..plan.place import Node, Plan, Standing, place
 from ..registry import Registry
 from .detect import devices
+from .record import opened
 from .weighing import Weighing
 
 
@@ -31,8 +32,10 @@ def node(registry: Registry, name: str = "here", identity: str = "", ours: Colle
 
 
 def recorded(registry: Registry, root: Path, name: str = "here") -> Node:
-    """The machine whose files lie below `root`: every engine is taken to be there, and nobody to run."""
-    found = devices(registry, root)
+    """The machine whose files lie below `root`, or in the recording there: every engine is taken to be there, and
+    nobody to run."""
+    with opened(root) as tree:
+        found = devices(registry, tree)
     cores = max((device.cores for device in found), default=0)
     engines = dict.fromkeys(sorted(registry.engines), "")
     return Node(name=name, devices=found, cores=cores, engines=engines, assumed=True)
