@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from argosy.api.service import app
+from argosy.cli.run_one import started
 from argosy.engines import Ctranslate2, Seen
 from argosy.errors import ReplicaError
 from argosy.model import Model
@@ -19,6 +19,7 @@ from argosy.runtime.memory import Taken, measure
 from argosy.runtime.meter import Recorder
 from argosy.runtime.proof import Canary, Cause, Evidence, Proof, prove
 from argosy.runtime.replica import Replica, State
+from argosy.serve.application import Application
 from argosy.serve.door import Door, line
 from argosy.tasks import Embedding
 from argosy.testing import MockBackend, assignment, installed, running
@@ -192,30 +193,48 @@ async def test_memory_that_a_child_of_the_process_takes_counts() -> None:
         assert replica.status().pid == os.getpid()
 
 
+LAME = "python on mock 0 was planned, and this process holds no memory there"
+
+
 async def test_a_degraded_replica_says_so_in_a_header_beside_the_four_parts() -> None:
-    backend = MockBackend(tells=True)
-    async with running(Slow, backend=backend, fallback="degrade") as replica:
-        answer = await _ask(replica)
+    async with running(Slow, backend=MockBackend(tells=True), fallback="degrade") as replica:
+        answer = await _ask(_served_by_ray(replica))
     assert answer.status_code == 200
     assert answer.headers["argosy-served-by"] == "mock-slow;0;mock;mock 0"
-    assert answer.headers["argosy-degraded"] == "python on mock 0 was planned, and this process holds no memory there"
+    assert answer.headers["argosy-degraded"] == LAME
     async with running(Slow) as replica:
-        answer = await _ask(replica)
+        answer = await _ask(_served_by_ray(replica))
     assert answer.headers["argosy-served-by"] == "mock-slow;0;mock;mock 0"
     assert "argosy-degraded" not in answer.headers
 
 
-async def _ask(replica: Replica) -> httpx.Response:
-    door = Door(
-        app(replica),
-        service=replica.service,
-        bounds=replica.bounds,
-        meter=Recorder(),
-        served_by=replica.served_by,
-        degraded=lambda: replica.degraded,
-    )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=door), base_url="http://test") as client:
-        return await client.post("/", json={"text": "x"})
+async def test_a_replica_that_runs_alone_tells_the_same_in_its_answers_its_health_and_its_metrics() -> None:
+    backend, told = MockBackend(tells=True), []
+    given = assignment(Slow, backend=backend, fallback="degrade")
+    served = await started(given, installed(Slow, backend=backend), told.append)
+    try:
+        assert told[-1] == f"degraded: {LAME}"
+        assert (await _ask(served.app)).headers["argosy-degraded"] == LAME
+        health = await _ask(served.app, "/health/ready")
+        assert (health.status_code, health.json()["state"], health.json()["reason"]) == (200, "degraded", LAME)
+        metrics = (await _ask(served.app, "/metrics")).text
+        assert 'argosy_replica_degraded{cause="memory",service="mock-slow"} 1.0' in metrics
+        assert 'argosy_replica_degraded{cause="engine",service="mock-slow"} 0.0' in metrics
+        assert 'argosy_replica_state{service="mock-slow",state="degraded"} 1.0' in metrics
+    finally:
+        await served.replica.stop()
+
+
+def _served_by_ray(replica: Replica) -> Door:
+    """What a replica's process in a fleet answers through; made without a cluster."""
+    application = object.__new__(Application)
+    application._replica, application._meter = replica, Recorder()  # type: ignore[assignment]
+    return application.__serve_build_asgi_app__()
+
+
+async def _ask(served: Any, path: str = "") -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=served), base_url="http://test") as client:
+        return await (client.get(path) if path else client.post("/", json={"text": "x"}))
 
 
 def test_a_reason_becomes_one_line_that_any_server_passes_on() -> None:
