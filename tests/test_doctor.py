@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import re
 import subprocess
@@ -220,6 +221,18 @@ def test_a_recorded_machine_is_judged_by_its_files_alone(tmp_path, place):
     put(tmp_path, "proc/self/mounts", "shm /dev/shm tmpfs rw,size=65536k 0 0\n")
     wrong = Place(cache=place.cache, environment={"http_proxy": "http://proxy"}, head={"ray": "0"})
     assert found(examine(installed(), wrong, tmp_path).findings) == ["shm-small"]
+
+    class Everywhere(MockBackend):
+        """Has a broken device in every folder, and says that something is not installed."""
+
+        def detect(self, root: Path = Path("/")) -> list[Device]:
+            return [dataclasses.replace(super().detect()[0], problems=("odd: it is",), usable=False)]
+
+        def checks(self, root: Path = Path("/")) -> list[Finding]:
+            return [Finding(check=name, symptom="s", evidence="e", fix="f") for name in ("odd", "lacking")]
+
+    assert found(examine(installed(backend=Everywhere()), place, tmp_path).findings) == ["odd", "shm-small"]
+    assert "lacking" in found(examine(installed(backend=Everywhere()), place).findings)
 
 
 def test_the_doctor_imports_neither_ray_nor_an_engine():

@@ -34,18 +34,20 @@ class Report:
 
 def examine(registry: Registry, place: Place, root: Path = Path("/")) -> Report:
     """All checks on the machine below `root`. A recorded one is judged by its files alone, not by what is installed
-    here, nor by this process. A backend that raises is a finding, and the others are asked all the same."""
+    here, nor by this process: of the backends' checks those count there that are problems of its devices. A backend
+    that raises is a finding, and the others are asked all the same."""
     here = root == Path("/")
     findings: list[Finding] = []
     sound = {}
     for name, backend in sorted(registry.backends.items()):
         try:
             found = list(backend.checks(root))
-            backend.detect(root), backend.absent(root)
+            problems = {problem.partition(":")[0] for device in backend.detect(root) for problem in device.problems}
+            backend.absent(root)
         except Exception as error:  # noqa: BLE001 - a backend is a plugin, and the doctor comes when something is broken
             findings.append(_raised(name, error))
         else:
-            findings += found
+            findings += [one for one in found if here or one.check in problems]
             sound[name] = backend
     asked = dataclasses.replace(registry, backends=sound)
     seen = devices(asked, root, probe=here)
