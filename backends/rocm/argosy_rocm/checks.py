@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +17,14 @@ from . import kfd
 
 LEAST_KERNEL = (6, 18, 4)  # for gfx115x, by TheRock's FAQ
 BAD_FIRMWARE = 0x83  # of the scheduler (MES), in linux-firmware 20251125: gfx115x hangs (ROCm/legacy-rocm-build#5724)
+TORCH_SECONDS = 60  # for its import, on a machine with more to do
 SMI = ("opt/rocm*/lib/libamd_smi.so*", "usr/lib/x86_64-linux-gnu/libamd_smi.so*", "usr/lib64/libamd_smi.so*")
 
 # Beginnings of the architectures that AMD's own builds of torch have by name (TheRock's list).
-NATIVE = ("gfx906", "gfx908", "gfx90a", "gfx94", "gfx95", "gfx103", "gfx110", "gfx115", "gfx120")
+NATIVE = (
+    *("gfx906", "gfx908", "gfx90a", "gfx94", "gfx95", "gfx110", "gfx115", "gfx120"),
+    *("gfx1030", "gfx1031", "gfx1032", "gfx1034", "gfx1035"),
+)
 
 # What is wrong -> what one notices, and what to do. Those in `WARNINGS` let a device be used all the same.
 CHECKS = {
@@ -51,6 +58,11 @@ CHECKS = {
     "amd-override": (
         "kernels of another architecture fault on memory",
         "unset HSA_OVERRIDE_GFX_VERSION: ROCm has {architecture} by its own name",
+    ),
+    "amd-arch-missing": (
+        "torch ends with `invalid device function`",
+        "install torch[device-{architecture}] from AMD's multi-arch index, "
+        "or set HSA_OVERRIDE_GFX_VERSION=10.3.0, which does for gfx103x",
     ),
     "amd-wrong-wheel": ("torch computes on the processor", "install torch from AMD's own index, or use the rocm image"),
     "build-onnxruntime": (
@@ -122,6 +134,23 @@ def misled(devices: Sequence[argosy.Device]) -> Iterator[str]:
         path for pattern in SMI for path in Path("/").glob(pattern)
     ):
         yield f"ray-amdsmi: {' and '.join(here)} without libamd_smi.so"
+
+
+def unbuilt(devices: Sequence[argosy.Device]) -> Iterator[tuple[argosy.Device, str]]:
+    """Devices for which this torch has no kernels, as it says itself, in a process of its own: to say it, it opens one.
+    Nothing where it does not answer: it says why when a replica loads it."""
+    version = machine.installed("torch").get("torch", "")
+    if "rocm" not in version or not devices or os.environ.get("HSA_OVERRIDE_GFX_VERSION"):
+        return
+    command = [sys.executable, "-c", "import json, torch; print(json.dumps(torch.cuda.get_arch_list()))"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_SECONDS, check=True)
+        built = [str(one).partition(":")[0] for one in json.loads(done.stdout.splitlines()[-1])]
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError, IndexError):
+        return
+    for device in devices:
+        if built and device.architecture and device.architecture not in built:
+            yield device, f"amd-arch-missing: torch {version} has kernels for {', '.join(built)}"
 
 
 def finding(root: Path, device: argosy.Device, problem: str) -> argosy.Finding:
