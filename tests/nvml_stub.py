@@ -82,6 +82,7 @@ def _processes(handle, kind):
     time.sleep(_state().get("hangs", 0))
     return [Told(pid=pid, usedGpuMemory=used) for pid, used in _one(handle).get(kind, ())]
 def nvmlDeviceGetComputeRunningProcesses(handle): return _processes(handle, "compute")
+def nvmlDeviceGetMPSComputeRunningProcesses(handle): return _processes(handle, "mps")
 def nvmlDeviceGetGraphicsRunningProcesses(handle):
     if len(handle) == 2: raise NVMLError("Not Supported")
     return _processes(handle, "graphics")

@@ -31,7 +31,7 @@ def test_the_stub_takes_what_the_binding_takes() -> None:
     space: dict[str, Any] = {}
     exec(STUB, space)
     ours = {name: function for name, function in space.items() if name.startswith("nvml") and callable(function)}
-    assert len(ours) == 16
+    assert len(ours) == 17
     for name, function in ours.items():
         real = inspect.signature(getattr(pynvml, name)).parameters
         given = inspect.signature(function).parameters
@@ -199,11 +199,14 @@ def test_a_process_that_nobody_asks_ends(driver: Driver, monkeypatch: pytest.Mon
 def test_who_holds_memory_is_told_for_all_and_nothing_is_a_figure_too(driver: Driver, tmp_path: Path) -> None:
     MACHINES["rtx-2070"].build(tmp_path)
     me, parent = os.getpid(), os.getppid()
-    driver.say(RTX_2070 | {"compute": [[me, 3 * GIB], [parent, None]], "graphics": [[me, 2 * GIB], [1, MIB]]})
+    driver.say(
+        RTX_2070
+        | {"compute": [[me, 3 * GIB], [parent, None]], "graphics": [[me, 2 * GIB], [1, MIB]], "mps": [[2, GIB]]}
+    )
     cuda = Cuda()
     (device,) = cuda.detect(tmp_path)
-    assert {one.pid: one.bytes for one in cuda.held(device)} == {me: 3 * GIB, 1: MIB}
-    assert {one.pid: one.bytes for one in cuda.held(device, [me, 7])} == {me: 3 * GIB, 1: MIB, 7: 0}
+    assert {one.pid: one.bytes for one in cuda.held(device)} == {me: 3 * GIB, 1: MIB, 2: GIB}
+    assert {one.pid: one.bytes for one in cuda.held(device, [me, 7])} == {me: 3 * GIB, 1: MIB, 2: GIB, 7: 0}
     # Numbers of the host, in a container: that ours are not among them says nothing.
     driver.say(RTX_2070 | {"compute": [[4_000_000, GIB]]})
     assert {one.pid: one.bytes for one in cuda.held(device, [me])} == {4_000_000: GIB}

@@ -122,11 +122,11 @@ def held(nvml: Any, identity: str) -> list[list[int]]:
     by_uuid = identity.startswith(("GPU-", "MIG-"))
     handle = (nvml.nvmlDeviceGetHandleByUUID if by_uuid else nvml.nvmlDeviceGetHandleByPciBusId)(identity)
     found: dict[int, int] = {}
-    for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
+    for kind in ("Compute", "Graphics", "MPSCompute"):  # the last: through MPS's server
         try:
-            processes = ask(handle)
+            processes = getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses")(handle)
         except nvml.NVMLError:
-            continue  # slices draw no graphics
+            continue  # slices draw no graphics, and older drivers tell of no MPS
         for process in processes:
             if process.usedGpuMemory is not None:  # nor is it told everywhere
                 found[process.pid] = max(found.get(process.pid, 0), process.usedGpuMemory)

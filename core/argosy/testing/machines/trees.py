@@ -139,6 +139,14 @@ def amd(
     node(root, "kfd")
 
 
+def strix_halo(
+    root: Path, memory: int, *, gtt: int, vram: int = 512 * MIB, kernel: str = "6.18.9-generic", bank: int = 0
+) -> None:
+    """memory: MemTotal, which a carve-out (`vram`) is no part of; bank: as in `amd`"""
+    host(root, memory, kernel)
+    amd(root, "0000:c5:00.0", "1002:1586", 110501, 80, kind=0x038000, vram=vram, gtt=gtt, bank=bank)
+
+
 def intel(
     root: Path,
     pci: str,
