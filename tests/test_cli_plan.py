@@ -65,7 +65,8 @@ def test_the_default_fleet_is_planned_for_this_machine_without_a_fleet() -> None
     assert cpu["after"] - cpu["before"] == sum(budgets)
     assert cpu["share"] == pytest.approx(0.9)
     sources = {name: one["placements"][0]["needs"]["source"] for name, one in found["services"].items()}
-    assert sources == {**dict.fromkeys(sources, "size"), "llm": "plugin"}
+    assert sources["llm"] == "plugin"
+    assert set(sources.values()) <= {"size", "plugin"}
     assert {one["placements"][0]["enforcement"] for one in found["services"].values()} == {"watched"}
 
 
@@ -93,8 +94,7 @@ def test_explain_prints_every_candidate_where_the_figure_came_from_and_how_the_s
     assert "ctranslate2" in said
     assert "chosen" in said
     assert "was taken before it" in said or "not installed" in said
-    assert "memory: " in said
-    assert "reckoned from the weights' size" in said
+    assert "GiB, reckoned from the weights' size (" in said or "GiB, the plugin's memory() (" in said
     assert "the fleet file gives it" in said
     assert "watched: the node's watchdog ends the replica when it holds more" in said
     found = as_json("explain", "llm", DEFAULT)

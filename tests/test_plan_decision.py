@@ -260,12 +260,12 @@ def test_what_was_measured_goes_before_every_estimate() -> None:
 
 def test_a_share_that_is_left_to_us_is_what_was_measured_and_the_engine_s_caps_follow_it() -> None:
     found = place(fleet(a={}), registry(), [node(device())], lambda *_: Figure(2 * GIB, "size"), Ledger({}))
-    assert found.of("a")[0].share == 0.25
-    assert found.of("a")[0].engine.extra == {"memory_fraction": 0.25}
+    assert found.of("a")[0].share == 0.28
+    assert found.of("a")[0].engine.extra == {"memory_fraction": 0.28}
     found = place(
-        fleet(a={}), registry(), [node(device())], lambda *_: Figure(2 * GIB, "size"), Ledger({0.25: 3 * GIB})
+        fleet(a={}), registry(), [node(device())], lambda *_: Figure(2 * GIB, "size"), Ledger({0.28: 3 * GIB})
     )
-    assert (found.of("a")[0].share, found.of("a")[0].figure.source) == (0.38, "measured")
+    assert (found.of("a")[0].share, found.of("a")[0].figure.source) == (0.42, "measured")
 
 
 def test_what_runs_keeps_its_share_whatever_was_measured_since() -> None:
@@ -281,12 +281,12 @@ def test_what_runs_keeps_its_share_whatever_was_measured_since() -> None:
     moved = {"a": dataclasses.replace(kept["a"], index=1)}
     assert (
         place(fleet(a={"cores": 1}), registry(), [node(there)], lambda *_: Figure(), ledger, moved).of("a")[0].share
-        == 0.38
+        == 0.42
     )
     other = {"a": dataclasses.replace(kept["a"], key=dataclasses.replace(kept["a"].key, options="others"))}
     assert (
         place(fleet(a={"cores": 1}), registry(), [node(there)], lambda *_: Figure(), ledger, other).of("a")[0].share
-        == 0.38
+        == 0.42
     )
 
 

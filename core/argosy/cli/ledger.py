@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..plan.place import Node
     from ..serve.home import Home
 
+NAME = 36  # columns for a model; `ledger export` has it whole
 FLEET = typer.Option("", "--fleet", help="The fleet's name; needed only when several run or ran on this machine.")
 
 
@@ -80,8 +81,10 @@ def show(
     for one in sorted(records, key=lambda record: (record.key.source, record.key.engine)):
         sizes = (f"{size / 2**20:.0f}" for size in (one.loaded, one.canary, one.peak))
         when = datetime.fromtimestamp(one.at).astimezone().strftime("%Y-%m-%d %H:%M")
-        name = Text(one.key.source or "(no weights)", overflow="fold")
-        grid.add_row(name, f"{one.key.engine} {one.key.version}", Text(one.key.device), *sizes, when)
+        name = one.key.source if len(one.key.source) <= NAME else f"{one.key.source[: NAME - 1]}…"
+        grid.add_row(
+            Text(name or "(no weights)"), f"{one.key.engine} {one.key.version}", Text(one.key.device), *sizes, when
+        )
     screen.console().print(grid if records else "nothing was measured yet")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,9 +117,8 @@ def planned(file: Path, ledger: Path | None, root: Path | None, offline: bool) -
 
 
 def looked(fleet: Fleet, registry: Registry, ledger: Path | None, root: Path | None) -> Around:
-    """A running fleet's own nodes and ledger; else those of an exported ledger; else this machine and what the file
-    says of others."""
-    from ..plan.ledger import Ledger
+    """An exported ledger and its nodes; else those of the running fleet; else this machine, what the file says of
+    others, and what the fleet measured when it last ran here."""
     from ..plan.ledger import load as read
     from ..plan.nodes import has
     from ..runtime import survey
@@ -133,7 +133,7 @@ def looked(fleet: Fleet, registry: Registry, ledger: Path | None, root: Path | N
         if root is None and (running := of_running(fleet.name)) is not None:
             said = f"planned for the running fleet {fleet.name}: its nodes, its ledger, and what runs where"
             return Around(nodes=running.nodes, ledger=running.ledger, standing=running.standing, notes=(said,))
-        known = Ledger()
+        known = left(fleet)
     here = survey.node(registry, name) if root is None else survey.recorded(registry, root, name)
     if fleet.nodes and not has(here, fleet.nodes[name].devices):
         return _with_written(fleet, registry, (), known, ())
@@ -153,6 +153,20 @@ def _with_written(
         names = ", ".join(node.name for node in more)
         notes += (f"not seen, planned from the fleet file with every engine taken to be installed there: {names}",)
     return Around(nodes=(*nodes, *more), ledger=ledger, notes=notes)
+
+
+def left(fleet: Fleet) -> Ledger:
+    """What a fleet that does not run left in its store; empty where it never ran here."""
+    from ..plan.ledger import Ledger
+    from ..serve.home import Home
+    from ..serve.store import Store
+    from ..settings import Settings
+
+    home = next((home for home in Home.all(Settings.read().state) if home.fleet == fleet.name), None)
+    if home is None:
+        return Ledger()
+    with closing(Store(fleet.store or home.store)) as store:
+        return store.ledger()
 
 
 def of_running(fleet: str) -> Known | None:

@@ -29,6 +29,9 @@ Lookup = Callable[[Service, Variant, Offer, Node], tuple[Key | None, Figure | No
 # A candidate of one variant on one device, to be told the rest.
 Made = Callable[..., Candidate]
 
+# A share that is left to us is so much of what is needed: requests differ, and what exceeds a budget may be ended.
+ROOM = 1.1
+
 # A replica whose share is given by neither the owner nor an estimate gets this much of its device.
 DEFAULT_SHARE = 0.1
 
@@ -269,8 +272,8 @@ class Search:
 
 
 def _share(size: int, total: int) -> float:
-    """In whole hundredths, rounded up."""
-    return min(1.0, max(math.ceil(100 * size / total) / 100, 0.01))
+    """What is needed and some room, in whole hundredths, rounded up."""
+    return min(1.0, max(math.ceil(100 * ROOM * size / total) / 100, 0.01))
 
 
 def _given(way: Variant, device: Device) -> float | None:
