@@ -89,6 +89,7 @@ def test_an_older_gpu_is_seen_and_not_used_and_a_newer_one_gets_what_needs_no_tu
     trees.intel(tmp_path, "0000:03:00.0", "8086:e2ff", "xe", bar=16 * GIB, render=129)
     older, newer = Xpu().detect(tmp_path)
     assert older.problems == ("arc-unknown: 8086:4680 is none of the GPUs that this adapter knows",)
+    assert not [one for one in Xpu().checks(tmp_path) if one.check == "arc-unknown" and one.fatal]
     assert (older.usable, older.integrated, older.identity) == (False, True, "")
     assert (newer.usable, newer.architecture, newer.identity) == (True, "", "0")
     assert {offer.name for offer in Xpu().offers(newer, None, 1)} == {"openvino", "openvino_genai", "onnxruntime"}

@@ -122,7 +122,8 @@ def finding(root: Path, device: argosy.Device, problem: str) -> argosy.Finding:
         symptom=symptom,
         evidence=f"{device.name} at {device.pci}: {found}",
         fix=fix.format(gid=machine.group(root, path) or f"$(stat -c %g /{path})", pci=device.pci),
-        fatal=problem in device.problems and not device.usable and name not in WARNINGS,
+        # An old GPU that nobody meant to use is no reason to call off a fleet.
+        fatal=problem in device.problems and not device.usable and name not in WARNINGS | {"arc-unknown"},
     )
 
 
