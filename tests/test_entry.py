@@ -160,3 +160,15 @@ def test_a_guard_is_told_the_replicas_of_its_own_node(entry: Entry) -> None:
     assert entry.ready
     assert (watched.pid, watched.service, watched.budget) == (7, "mock-slow", entry.ready.assignment.budget)
     assert entry.watched("two") == []
+
+
+def test_a_share_that_a_guard_can_only_count_is_not_said_to_be_watched(entry: Entry) -> None:
+    assert entry.ready
+    assignment = dataclasses.replace(entry.ready.assignment, enforcement="watched")
+    entry.ready = dataclasses.replace(entry.ready, assignment=assignment)
+    entry.hear({**report("a"), "node": "one", "pid": 7})
+    assert entry.status().enforcement == "watched"
+    entry.unwatched["two"] = {7: "it names other processes"}
+    assert entry.status().enforcement == "watched"
+    entry.unwatched["one"] = {7: "it names other processes"}
+    assert entry.status().enforcement == "counted"

@@ -169,11 +169,21 @@ def test_what_a_stranger_holds_is_not_the_replica_s(holders: tuple[Holder, Holde
     backend = MockBackend()
     hog, stranger = holders
     backend.fill(8 * BUDGET, pid=stranger.pid)
+    backend.fill(0, pid=hog.pid)
     dog = Watchdog({"mock": backend})
     dog.watch([watched(hog, backend.detect()[0])])
     seen = dog.look()
     assert (seen.held, seen.ended) == ({hog.pid: 0}, ())
     assert stranger.alive
+
+
+def test_where_only_others_are_named_the_share_is_counted(holders: tuple[Holder, Holder]) -> None:
+    """As a vendor's library does in a container: its numbers are the host's."""
+    backend = MockBackend()
+    backend.fill(8 * BUDGET, pid=4_000_000)
+    dog = Watchdog({"mock": backend})
+    dog.watch([watched(holders[0], backend.detect()[0])])
+    assert dog.look().counted == {holders[0].pid: "mock names other processes on mock 0, not the replica's"}
 
 
 def test_without_a_budget_nobody_is_watched(holders: tuple[Holder, Holder]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -71,6 +71,21 @@ class Finding:
 Enforcement = Literal["enforced", "watched", "counted"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShareServer:
+    """A vendor's own server that keeps the shares of devices apart, one for each node.
+
+    start, stop: commands; each returns when it is done
+    say: what `stop` is told on its standard input
+    environment: what these commands and every process of the node need to find the server
+    """
+
+    start: Sequence[str]
+    stop: Sequence[str]
+    say: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 class Backend(ABC):
     """What core asks of a vendor. Detection opens no vendor context and never raises for absent hardware."""
 
@@ -114,6 +129,11 @@ class Backend(ABC):
         """How well a share of this device is kept: `enforced` by the vendor, `watched` by the node's watchdog (which
         needs `held`), or only `counted` by the plan."""
         return "counted"
+
+    def share_server(self, devices: Sequence[Device], folder: Path) -> ShareServer | None:
+        """The server that would enforce shares of this vendor's devices on this node, with its files in `folder`; None
+        where the vendor has none. `argosy node --mps` starts and stops it; nothing happens here."""
+        return None
 
     def checks(self, root: Path = Path("/")) -> Sequence[Finding]:
         """What the doctor should say of this vendor here."""

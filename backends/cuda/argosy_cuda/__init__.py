@@ -11,7 +11,7 @@ from typing import Any
 
 import argosy
 from argosy import machine
-from argosy.backend import Enforcement
+from argosy.backend import Enforcement, ShareServer
 from argosy.engines import Ctranslate2, Engine, Onnxruntime, Torch, Vllm
 
 from .checks import CUDA_12, CUDA_13, ENGINES, WARNINGS, check, finding, lacks, major, problems
@@ -188,6 +188,15 @@ class Cuda(argosy.Backend):
     def enforcement(self, device: argosy.Device) -> Enforcement:
         """A slice is kept by its GPU as a whole; shares of one are watched like all others."""
         return "enforced" if _mps() else "watched"
+
+    def share_server(self, devices: Sequence[argosy.Device], folder: Path) -> ShareServer:
+        """MPS: one daemon for all GPUs of the node, of the user whom it serves."""
+        return ShareServer(
+            start=("nvidia-cuda-mps-control", "-d"),
+            stop=("nvidia-cuda-mps-control",),
+            say="quit\n",
+            environment={"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)},
+        )
 
     def checks(self, root: Path = Path("/")) -> Sequence[argosy.Finding]:
         return tuple(

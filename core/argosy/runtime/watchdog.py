@@ -152,10 +152,11 @@ class Watchdog:
         for device, pids in ask.items():
             told, why = self._told(device, {member for pid in pids for member in families[pid]})
             for pid in pids:
-                if why:
-                    counted[pid] = why
+                mine = [told[member] for member in families[pid] if member in told]
+                if mine:
+                    held[pid] = sum(mine)
                 else:
-                    held[pid] = sum(told.get(member, 0) for member in families[pid])
+                    counted[pid] = why or f"{device.backend} names other processes on {device.name}, not the replica's"
         return held, counted
 
     def _told(self, device: Device, pids: Collection[int]) -> tuple[dict[int, int], str]:

@@ -35,7 +35,7 @@ def joined(
     os.environ.update(environment)
     import ray
 
-    _answers(address)
+    answers(address)
     runtime = {"py_modules": [str(wheel) for wheel in wheels]} if wheels else None
     try:
         try:
@@ -63,8 +63,8 @@ def joining(environment: Mapping[str, str]) -> Mapping[str, str]:
     return {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "disabled"), "RAY_DEDUP_LOGS": "0"}
 
 
-def _answers(address: str) -> None:
-    """Ray would try for half a minute to reach an address where nobody listens."""
+def answers(address: str) -> None:
+    """ClusterError where nobody listens: Ray would try for half a minute to reach such an address."""
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise ClusterError(

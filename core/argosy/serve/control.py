@@ -129,6 +129,7 @@ class Control:
         self._queues.guarded(node, report)
         for entry in self._entries.values():
             entry.lose(node, report.gone)
+            entry.unwatched[node] = report.counted
         for ended in report.ended:
             self._store.happened(OVERRUN, str(ended), ended.service)
             log.error("%s", ended)

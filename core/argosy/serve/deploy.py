@@ -18,10 +18,10 @@ from .application import application
 from .gateway import application_at_root
 from .known import Known
 from .names import GATEWAY
+from .node import NODE_LABEL, resource
 from .prepare import Prepared, Ready
 from .terms import Settings
 
-NODE_LABEL = "argosy.io/node"
 ID_LABEL = "ray.io/node-id"
 
 
@@ -101,22 +101,20 @@ def run(services: Sequence[Ready]) -> None:
     targets = []
     for ready in services:
         assignment, node = ready.assignment, ready.node
-        resource = f"argosy-device-{assignment.device.index}"
+        wanted = resource(assignment.device)
         # A cluster that was not started by `argosy node` has neither our resources nor our labels: then the plan alone
         # counts shares, and the node is chosen by Ray's own id.
-        counted = resource in capacities.get(node.id, {})
+        counted = wanted in capacities.get(node.id, {})
         named = NODE_LABEL in labels.get(node.id, {})
         target = application(
             assignment,
             digest=ready.digest,
             replicas=ready.replicas,
             selector={NODE_LABEL: node.name} if named else {ID_LABEL: node.id},
-            resources={resource: round(assignment.share, 4)} if counted else {},
+            resources={wanted: round(assignment.share, 4)} if counted else {},
             live=ready.live,
             py_modules=ready.py_modules,
         )
         targets.append(serve.RunTarget(target=target, name=assignment.service, route_prefix=f"/{assignment.service}"))
     if targets:
         serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-
-

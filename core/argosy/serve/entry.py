@@ -31,6 +31,7 @@ class Entry:
         self.reports: dict[str, dict[str, Any]] = {}
         self.overruns: list[float] = []  # when a replica was ended for what it held, seconds since the epoch
         self.event, self.event_at = "", 0.0
+        self.unwatched: dict[str, Collection[int]] = {}  # node -> processes that its guard can only count
 
     @classmethod
     def pending(cls, name: str, service: Service, reason: str) -> Entry:
@@ -134,6 +135,7 @@ class Entry:
             return ServiceStatus(name=self.name, phase=phase, reason=self.reason, plugin=self.plugin)
         assignment = self.ready.assignment
         reports = self.current()
+        counted = any(report["pid"] in self.unwatched.get(report.get("node", ""), ()) for report in reports)
         degraded = [report["reason"] for report in reports if report["state"] == "degraded"]
         about: dict[str, str] = next((report["status"]["about"] for report in reports if report["status"]), {})
         return ServiceStatus(
@@ -153,7 +155,7 @@ class Entry:
             share=assignment.share,
             budget=assignment.budget,
             estimate=self.ready.estimate,
-            enforcement=assignment.enforcement,
+            enforcement="counted" if counted and assignment.enforcement == "watched" else assignment.enforcement,
             body=assignment.bounds.body,
             why=self.ready.why,
             replicas=self.ready.replicas,

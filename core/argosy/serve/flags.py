@@ -14,6 +14,13 @@ from pathlib import Path
 # Request headers that Ray Serve obeys, whoever sends them.
 LIFTING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 
+# Ray raises where this stands without its sibling HIP_VISIBLE_DEVICES; the backend sets what a replica needs.
+STOPPING = ("ROCR_VISIBLE_DEVICES",)
+
+# With this switch, meant for laptops of other makers, Ray takes 127.0.0.1 for the node's address and its servers listen
+# there alone; otherwise GCS, raylet, agents and every worker listen on all interfaces.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -48,21 +55,26 @@ class Ports:
 
 
 def ray(token: Path, ports: Ports) -> dict[str, str]:
-    """What every Ray process of a fleet of ours gets."""
+    """What every Ray process of a fleet of ours gets, on a cluster of one machine."""
     return {
+        **common(),
+        **LOOPBACK,
         # Ray turns authentication on by itself for some ways of starting and not for others; say it everywhere.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        # Fixed at 44217 and 44227 by Ray: a second fleet on the machine would collide.
+        "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
+        "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
+    }
+
+
+def common() -> dict[str, str]:
+    """What every Ray process of every node gets, whoever starts it."""
+    return {
         # We alone set vendors' masks: Ray would pick one vendor per node and set that one's variable.
         "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
         "RAY_EXPERIMENTAL_NOSET_HIP_VISIBLE_DEVICES": "1",
         "RAY_EXPERIMENTAL_NOSET_ZE_AFFINITY_MASK": "1",
-        # With this switch, meant for laptops of other makers, Ray takes 127.0.0.1 for the node's address and its
-        # servers listen there alone; otherwise GCS, raylet, agents and every worker listen on all interfaces.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Fixed at 44217 and 44227 by Ray: a second fleet on the machine would collide.
-        "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
-        "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         # No call home, no line about it.
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs workers at niceness 15; a replica that waits for whoever calls it on the same machine gains nobody.
@@ -75,6 +87,12 @@ def ray(token: Path, ports: Ports) -> dict[str, str]:
         # Custom resource amounts are a fraction of a device; Ray's own warning about fewer cores does not apply.
         "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
     }
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """What Ray's processes get of our environment: nobody else's Ray settings, for two clusters of one machine must
+    not share any, and no mask with which Ray, where it finds that vendor's library, starts no worker."""
+    return {name: value for name, value in environ.items() if not name.startswith("RAY_") and name not in STOPPING}
 
 
 def serve(temp: Path, ports: Ports, *, haproxy: bool) -> dict[str, str]:
