@@ -35,6 +35,8 @@ def _called(command: list[str]) -> str:
         return title.split(":")[3].split(" ")[0]
     if title.startswith("ray::Control"):
         return "control"
+    if title.startswith("ray::Guard"):
+        return "guard"
     if title.startswith("ray::"):
         return f"Ray: {title.removeprefix('ray::').split('.')[0].split(' ')[0] or 'idle worker'}"
     joined = " ".join(command)
@@ -65,7 +67,7 @@ def table(cluster: Cluster) -> Table:
     ray = sum(size for name, _, size in rows if name.startswith("Ray"))
     whole = sum(size for _, _, size in rows)
     grid.add_section()
-    grid.add_row("services, gateway and control", "", f"{(whole - ray) / 2**20:.0f}")
+    grid.add_row("services, gateway, control and guard", "", f"{(whole - ray) / 2**20:.0f}")
     grid.add_row("Ray and its dashboard", "", f"{ray / 2**20:.0f}")
     grid.add_row("the whole fleet", "", f"{whole / 2**20:.0f}")
     return grid
