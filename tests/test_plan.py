@@ -162,7 +162,10 @@ def test_a_device_of_unknown_memory_counts_shares_and_has_no_budget():
 def test_what_is_left_of_a_device_is_told():
     plan = planned({"a": {"share": 0.75}, "b": {"share": 0.5, "engine": "python"}}, node("n", device(0)))
     assert [placement.service for placement in plan.placements] == ["a"]
-    assert plan.pending["b"] == "variant 0 on n/fast 0: wants a share of 0.5, 0.25 is left of it beside a (0.75)"
+    assert (
+        plan.pending["b"]
+        == "variant 0 on n/fast 0: wants a share of 0.5 (4.00 GiB), 0.25 (2.00 GiB) is left of it beside a (0.75)"
+    )
 
 
 def test_variants_are_taken_in_order_and_the_rejected_ones_are_counted():
@@ -198,7 +201,9 @@ def test_replicas_spread_over_devices_and_what_does_not_fit_is_counted():
     assert [(p.replica, p.device.index) for p in plan.of("a")] == [(0, 0), (1, 1)]
     plan = planned({"a": {"share": 0.6, "replicas": 3, "engine": "python"}}, *nodes)
     assert len(plan.of("a")) == 2
-    assert plan.pending["a"].startswith("2 of 3 replicas fit; variant 0 on n/fast 0: wants a share of 0.6, 0.4 is left")
+    assert plan.pending["a"].startswith(
+        "2 of 3 replicas fit; variant 0 on n/fast 0: wants a share of 0.6 (4.80 GiB), 0.4 (3.20 GiB) is left of it"
+    )
 
 
 def test_cores_follow_the_share_unless_they_are_given_and_never_exceed_the_node():

@@ -162,7 +162,7 @@ def test_half_and_half_fit_and_a_tenth_more_does_not_in_whatever_order() -> None
         assert list(found.pending) == [order[-1]]
         assert "0.5" in found.pending[order[-1]] or "0.1" in found.pending[order[-1]]
     found = planned(node(device()), **halves)
-    assert "wants a share of 0.1, 0 is left of it beside a (0.5), b (0.5)" in found.pending["c"]
+    assert "wants a share of 0.1 (0.80 GiB), 0 (0.00 GiB) is left of it beside a (0.5), b (0.5)" in found.pending["c"]
 
 
 def test_what_strangers_hold_is_subtracted_and_named() -> None:
@@ -295,7 +295,7 @@ def test_what_runs_does_not_keep_more_than_the_device_has_shares() -> None:
     kept = {"b": Standing(node="n", index=0, share=0.6, key=key(Python(threads=1), there))}
     services = {"a": {"share": 0.5}, "b": {"share": 0.6, "engine": "python", "cores": 1}}
     found = place(fleet(**services), registry(), [node(there)], lambda *_: Figure(), Ledger({}), kept)
-    assert "wants a share of 0.6, 0.5 is left of it beside a (0.5)" in found.pending["b"]
+    assert "wants a share of 0.6 (4.80 GiB), 0.5 (4.00 GiB) is left of it beside a (0.5)" in found.pending["b"]
 
 
 def test_a_device_is_counted_among_its_backend_s_usable_or_not() -> None:

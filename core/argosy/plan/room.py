@@ -38,7 +38,8 @@ class Room:
         there = self._on(node, [device])
         left = 1 - math.fsum(p.share for p in there)
         if share > left + _ROUNDING:
-            said = f"wants a share of {share:g}, {max(left, 0):.2g} is left of it"
+            total = device.memory_bytes
+            said = f"wants a share of {_share(share, total)}, {_share(max(left, 0), total)} is left of it"
             return Cause.SHARE, said + (f" beside {_shares(there)}" if there else "")
         if budget is None or mine:
             return None
@@ -75,5 +76,10 @@ class Room:
         return f"{gib(max(free, 0))} is left: {' - '.join([gib(total), *parts])}"
 
 
+def _share(share: float, total: int | None) -> str:
+    """With its bytes, where the device's memory is known."""
+    return f"{share:.3g} ({gib(int(share * total))})" if total is not None else f"{share:.3g}"
+
+
 def _shares(there: Sequence[Placement]) -> str:
-    return ", ".join(f"{p.service} ({p.share:g})" for p in there)
+    return ", ".join(f"{p.service} ({p.share:.3g})" for p in there)
