@@ -140,6 +140,24 @@ def test_a_machine_that_cannot_have_the_heavy_engines_is_told_why(tmp_path):
     assert run("test", "tests/test_engines_chat.py", ENGINES="required").returncode == 1
 
 
+def test_runtimes_that_hold_the_same_files_exclude_each_other():
+    declared = toml(ROOT / "pyproject.toml")["tool"]["uv"]["conflicts"]
+    excluded = {(one["package"], one["extra"]) for group in declared for one in group}
+    for member in ROOT.glob("backends/*/pyproject.toml"):
+        project = toml(member)["project"]
+        runtime = project["optional-dependencies"]["runtime"]
+        assert any(Requirement(text).name.startswith("onnxruntime") for text in runtime)
+        assert (project["name"], "runtime") in excluded
+
+
+def test_a_plain_environment_has_every_adapter_and_one_runtime():
+    default = [Requirement(text) for text in toml(ROOT / "pyproject.toml")["dependency-groups"]["default"]]
+    folders = {f"argosy-{path.parent.name}" for path in ROOT.glob("backends/*/pyproject.toml")}
+    adapters = {each.name: each.extras for each in default if each.name in folders}
+    assert {name: extras for name, extras in adapters.items() if extras} == {"argosy-cpu": {"runtime"}}
+    assert set(adapters) == folders
+
+
 def test_the_larger_whisper_weights_are_a_choice():
     whisper = toml(ROOT / "plugins/whisper/pyproject.toml")["project"]["optional-dependencies"]
     assert all(Requirement(text).name not in pins("dev") for text in whisper["weights-base"])
