@@ -63,6 +63,7 @@ class Replica:
         self._tally = Tally(self._meter)
         self._state, self._reason = State.STARTING, ""
         self._memory = self._peak = self._settled = self._after_load = 0
+        self._told = False
         self._loaded_seconds = self._canary_seconds = 0.0
         self._proof = ""
         self._worker: Worker | None = None
@@ -176,6 +177,7 @@ class Replica:
         self._canary_seconds = canary.seconds
         after = await self._held()
         self._memory = self._peak = self._settled = after.bytes
+        self._told = after.told
         proof = prove(
             self.assignment,
             self.model,
@@ -318,6 +320,7 @@ class Replica:
             proof=self._proof,
             memory_loaded=self._after_load,
             memory_canary=self._settled,
+            memory_told=self._told,
         )
 
     def reconfigure(self, options: Mapping[str, Any]) -> None:

@@ -50,8 +50,9 @@ def processes(entries: Mapping[str, Entry]) -> dict[str, list[int]]:
 
 
 def record(entry: Entry, status: Mapping[str, Any]) -> Record | None:
-    """What the ledger remembers of a replica's report; None where there is nothing to remember it by."""
-    if entry.ready is None or entry.ready.key is None or not status["memory_peak"]:
+    """What the ledger remembers of a replica's report; None where there is nothing to remember it by, and where what
+    was measured is the host's memory, for nobody tells the device's."""
+    if entry.ready is None or entry.ready.key is None or not status["memory_told"]:
         return None
     key = dataclasses.replace(entry.ready.key, version=status["engine_version"])
     sizes = {name: status[f"memory_{name}"] for name in ("loaded", "canary", "peak")}
