@@ -19,8 +19,8 @@ class State(StrEnum):
 @dataclass(frozen=True)
 class Status:
     """A replica as it is now, plain enough for JSON. `memory`, and what it was when the model was loaded, when it had
-    answered its canary, and at most, are bytes, on the device where its backend tells (`memory_told`), else on the host;
-    `loaded_seconds` is what fetching and loading took; `proof` is the sentence of the proof."""
+    answered its canary, and at most, are bytes: on the device where its backend tells (`memory_told`), else on the
+    host; `loaded_seconds` is what fetching and loading took; `proof` is the sentence of the proof."""
 
     service: str
     state: State
