@@ -70,6 +70,25 @@ def test_problems_that_no_check_explains_are_told_all_the_same(place):
     assert found(report.findings).count("told") == 1
 
 
+def test_what_a_vendor_s_library_disproves_is_not_told(place, monkeypatch):
+    """A GPU that is cut takes no work as a whole, say files; its slices do, says the library."""
+    backend = MockBackend(memory=(GIB, GIB))
+    backend.vanish(0, "cut: into slices")
+    backend.vanish(1, "lost: for good")
+    before = examine(installed(backend=backend), place)
+    assert {"cut", "lost", "no-device"} <= set(found(before.findings))
+    assert set(before.ruled_out) == {"mock"}
+
+    def probe(devices: list[Device]) -> list[Device]:
+        return [dataclasses.replace(devices[0], name="slice", problems=(), usable=True), *devices[1:]]
+
+    monkeypatch.setattr(backend, "probe", probe)
+    report = examine(installed(backend=backend), place)
+    assert "cut" not in found(report.findings)
+    assert "lost" in found(report.findings)
+    assert report.ruled_out == {}
+
+
 def test_a_machine_without_a_usable_device_is_no_place_for_a_fleet(place):
     backend = MockBackend()
     assert "no-device" not in found(examine(installed(backend=backend), place).findings)

@@ -49,7 +49,7 @@ def detect(root: Path | None = ROOT, as_json: bool = AS_JSON) -> None:
     registry = load()
     with opened(root or Path("/")) as tree:
         found = devices(registry, tree, probe=root is None)
-        absent = ruled_out(registry, tree)
+        absent = ruled_out(registry, tree, found)
     if root is not None:
         found = _accelerators(found)
     listed = rows(registry, found, here=root is None)

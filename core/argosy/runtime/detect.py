@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..backend import Device
@@ -23,7 +24,10 @@ def devices(registry: Registry, root: Path = Path("/"), *, probe: bool = False) 
     return tuple(dataclasses.replace(device, index=index) for index, device in enumerate(found))
 
 
-def ruled_out(registry: Registry, root: Path = Path("/")) -> dict[str, str]:
-    """Of each backend that found nothing usable, why."""
-    reasons = {name: backend.absent(root) for name, backend in sorted(registry.backends.items())}
+def ruled_out(registry: Registry, root: Path = Path("/"), found: Iterable[Device] = ()) -> dict[str, str]:
+    """Of each backend that found nothing usable, why; those with a usable one among `found` were not ruled out, even
+    where files alone would say so."""
+    usable = {device.backend for device in found if device.usable}
+    asked = {name: backend for name, backend in sorted(registry.backends.items()) if name not in usable}
+    reasons = {name: backend.absent(root) for name, backend in asked.items()}
     return {name: reason for name, reason in reasons.items() if reason}
