@@ -65,8 +65,8 @@ def test_the_bank_counts_and_the_host_keeps_its_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ({"gtt": 31 * GIB}, "amd-gtt-default: 31.0 of 62.0 GiB"),
-        ({"memory": 31 * GIB, "vram": 32 * GIB, "gtt": 15 * GIB}, "amd-carveout-big: 32.0 of 63.0 GiB"),
+        ({"gtt": 31 * GIB}, "amd-gtt-default: 31.0 of 62.0 GiB may be used"),
+        ({"memory": 31 * GIB, "vram": 32 * GIB, "gtt": 15 * GIB}, "amd-carveout-big: 32.0 of 63.0 GiB are set aside"),
         ({"kernel": "6.18.3-arch1"}, "amd-kernel: Linux 6.18.3-arch1"),
         ({"kernel": "6.8.0-60-generic"}, "amd-kernel: Linux 6.8.0-60-generic"),
     ],

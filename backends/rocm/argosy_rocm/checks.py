@@ -93,9 +93,9 @@ def problems(
     vram, gtt = kfd.sizes(display)
     host = machine.total(root)
     if integrated and vram and vram >= (host + vram) / 2:
-        yield f"amd-carveout-big: {vram / machine.GIB:.1f} of {(host + vram) / machine.GIB:.1f} GiB"
+        yield f"amd-carveout-big: {vram / machine.GIB:.1f} of {(host + vram) / machine.GIB:.1f} GiB are set aside"
     elif integrated and gtt and gtt < 0.6 * host:
-        yield f"amd-gtt-default: {gtt / machine.GIB:.1f} of {host / machine.GIB:.1f} GiB"
+        yield f"amd-gtt-default: {gtt / machine.GIB:.1f} of {host / machine.GIB:.1f} GiB may be used"
     if architecture.startswith("gfx115"):
         release = machine.text(root / "proc/sys/kernel/osrelease")
         if (numbers := re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)) and (

@@ -166,7 +166,9 @@ def _halo(name: str, set_up: str, memory: int, gtt: int, vram: int, found: int, 
 
 def _all() -> tuple[Machine, ...]:
     no_kfd = "amd-no-kfd: the kernel's KFD does not list it, so Vulkan alone can use it"
-    small = _rocm("0000:04:00.0", "AMD Radeon 680M", "gfx1035", 15872 * MIB, "amd-gtt-default: 15.5 of 31.0 GiB")
+    small = _rocm(
+        "0000:04:00.0", "AMD Radeon 680M", "gfx1035", 15872 * MIB, "amd-gtt-default: 15.5 of 31.0 GiB may be used"
+    )
     return (
         Machine(
             name="rtx-2070",
@@ -187,7 +189,7 @@ def _all() -> tuple[Machine, ...]:
             31 * GIB,
             512 * MIB,
             31 * GIB,
-            "amd-gtt-default: 31.0 of 62.0 GiB",
+            "amd-gtt-default: 31.0 of 62.0 GiB may be used",
         ),
         _halo(
             "strix-halo-128-default",
@@ -196,7 +198,7 @@ def _all() -> tuple[Machine, ...]:
             62 * GIB,
             512 * MIB,
             62 * GIB,
-            "amd-gtt-default: 62.0 of 125.0 GiB",
+            "amd-gtt-default: 62.0 of 125.0 GiB may be used",
         ),
         _halo(
             "strix-halo-128-gtt",
@@ -213,7 +215,7 @@ def _all() -> tuple[Machine, ...]:
             30 * GIB,
             64 * GIB,
             64 * GIB,
-            "amd-carveout-big: 64.0 of 125.0 GiB",
+            "amd-carveout-big: 64.0 of 125.0 GiB are set aside",
         ),
         Machine(
             name="radeon-680m",
@@ -261,7 +263,7 @@ def _all() -> tuple[Machine, ...]:
                     "AMD Radeon 780M",
                     "gfx1103",
                     15 * GIB,
-                    "amd-gtt-default: 15.0 of 30.0 GiB",
+                    "amd-gtt-default: 15.0 of 30.0 GiB may be used",
                     index=1,
                 ),
             ),
