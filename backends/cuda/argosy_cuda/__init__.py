@@ -172,7 +172,7 @@ class Cuda(argosy.Backend):
             elif 0 < _age(device) < OLDEST:
                 found[engine] = f"built with CUDA 13, whose oldest architecture is sm_{OLDEST}"
         lacking = {check(problem): problem for problem in device.problems}
-        return found | {ENGINES[check]: problem for check, problem in lacking.items() if check in ENGINES}
+        return found | {ENGINES[name]: problem for name, problem in lacking.items() if name in ENGINES}
 
     def held(self, device: argosy.Device, pids: Collection[int] = ()) -> Sequence[argosy.Held]:
         """Everybody whom NVML names. In a container it names processes by numbers of the host, which are not ours:
@@ -199,9 +199,10 @@ class Cuda(argosy.Backend):
         )
 
     def checks(self, root: Path = Path("/")) -> Sequence[argosy.Finding]:
-        return tuple(
-            finding(root, device, problem) for device in self.detect(root) for problem in (*device.problems, *lacks())
-        )
+        devices = self.detect(root)
+        found = [(device, problem) for device in devices for problem in device.problems]
+        found += [(devices[0], problem) for problem in lacks() if devices]
+        return tuple(finding(root, device, problem) for device, problem in found)
 
 
 def probed(device: argosy.Device, told: Mapping[str, Any], lacks: Sequence[str] = ()) -> list[argosy.Device]:
