@@ -17,7 +17,7 @@ from argosy.backend import Device
 from argosy.errors import ArgosyError
 from argosy.runtime.checks import RECORDED
 from argosy.runtime.detect import devices
-from argosy.runtime.record import MANIFEST, MOST_FILES, opened, record
+from argosy.runtime.record import MANIFEST, MOST_BYTES, opened, record
 from argosy.testing.machines import MACHINES
 
 UUID = "5c9b4f2e-81d3-4a67-9f10-aa37c2e8d5b1"
@@ -228,9 +228,15 @@ def test_a_recording_that_reaches_out_of_its_folder_is_refused(bad, tmp_path):
     assert not (tmp_path.parent / "outside").exists()
 
 
-def test_a_recording_larger_than_any_machine_is_refused_before_it_is_unpacked(tmp_path):
-    many = [(entry(f"f{number}"), b"") for number in range(MOST_FILES + 1)]
-    with pytest.raises(ArgosyError, match=f"more than {MOST_FILES} files"), opened(archive(tmp_path / "m.tgz", *many)):
+def test_a_recording_larger_than_any_machine_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    many = archive(tmp_path / "many.tar.gz", *[(entry(f"f{number}"), b"") for number in range(20)])
+    big = archive(tmp_path / "big.tar.gz", (entry("f"), bytes(MOST_BYTES + 1)))
+    with pytest.raises(ArgosyError, match="64 MiB are in it"), opened(big):
+        pass
+    with opened(many):
+        pass
+    monkeypatch.setattr("argosy.runtime.record.MOST_FILES", 19)
+    with pytest.raises(ArgosyError, match="more than 19 files"), opened(many):
         pass
 
 
