@@ -296,3 +296,15 @@ def test_what_cannot_be_reckoned_is_left_to_core(bench: Bench) -> None:
     assert encoder.memory(bare, options, argosy.Offer(engine=Openvino(), device=CPU)) is None, "no config.json"
     assert encoder.memory(foreign, options, argosy.Offer(engine=Onnxruntime(), device=CPU)) is None, "no graph yet"
     assert encoder.memory(bare, options, argosy.Offer(engine=Torch(), device=CPU)) is None, "no tensors"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", bytes(8), b"\x05" + bytes(7) + b"[1,2]", b"\x08" + bytes(7) + b'{"a": 1}', b"\xff" * 64]
+)
+def test_a_file_that_is_no_safetensors_is_left_to_whoever_loads_it(
+    bench: Bench, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    written(tmp_path, config={"hidden_size": 8})
+    weights = bench.weights(f"file://{tmp_path}")
+    assert encoder.memory(weights, encoder.Options(), argosy.Offer(engine=Torch(), device=CPU)) is None

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from ..fleet.weights import Weights
 
 MIB = 2**20
-# What a replica's process holds on a processor besides: the interpreter, the runtime, the engine's code.
-PROCESS = {"openvino": 250 * MIB, "onnxruntime": 250 * MIB, "torch": 450 * MIB}
-# What it holds on an accelerator: the vendor's context, 300 to 500 MB, and its libraries' workspaces.
+# What a replica's process holds on a processor besides its weights and what grows with its texts: the interpreter, the
+# runtime (some 80 MiB), the engine's code and what it keeps after its first inferences. Measured, as is KEPT, as
+# proportional memory at its highest, on encoders 384 and 768 wide with texts of 256 and 512 tokens, on two cores.
+PROCESS = {"openvino": 510 * MIB, "onnxruntime": 420 * MIB, "torch": 400 * MIB}
+# What inferences then add, by what `_inference` reckons: buffers are used again.
+KEPT = {"openvino": 0.35, "onnxruntime": 1.2, "torch": 0.75}
+UNFUSED = ("onnxruntime",)  # engines that write down the scores of every token for every other
+# On an accelerator: the vendor's context, 300 to 500 MB, and its libraries' workspaces. Not measured.
 CONTEXT = 600 * MIB
-# What inferences were seen to hold by what `_inference` reckons, for arenas keep what they once grew to. Measured on
-# weights of 23 and 91 MB with 64 texts of 250 tokens.
-KEPT = {"openvino": 1.6, "onnxruntime": 2.5, "torch": 1.0}
 SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -44,19 +46,17 @@ def memory(weights: Weights, options: model.Options, offer: Offer) -> int | None
     if not config.width:
         return None
     rows = ROWS if processor else ROWS_ACCELERATED
-    inference = _inference(config, config.read_of(options.max_length), rows, _size(engine), fused=not processor)
-    return (
-        (PROCESS[engine.name] if processor else CONTEXT) + stored + int(_lanes(engine) * KEPT[engine.name] * inference)
-    )
+    inference = _inference(config, config.read_of(options.max_length), rows, engine)
+    fixed = PROCESS[engine.name] if processor else CONTEXT
+    return fixed + stored + int(_lanes(engine) * KEPT[engine.name] * inference)
 
 
-def _inference(config: Config, length: int, rows: int, size: int, *, fused: bool) -> int:
+def _inference(config: Config, length: int, rows: int, engine: Engine) -> int:
     """Bytes of one layer at the largest batch, for a layer's are used again by the next: hidden states with what
-    attention makes of them, the inner layer before and after its function, and the scores of every token for every
-    other, unless attention is `fused`."""
+    attention makes of them, and the inner layer before and after its function."""
     tokens = min(rows * length, max(at_once(rows), length))
-    scores = 0 if fused else 2 * config.heads * length
-    return tokens * size * (8 * config.width + 4 * config.inner + scores)
+    scores = 2 * config.heads * length if engine.name in UNFUSED else 0
+    return tokens * _size(engine) * (8 * config.width + 4 * config.inner + scores)
 
 
 def _lanes(engine: Engine) -> int:
@@ -90,6 +90,9 @@ def _stored(weights: Weights, engine: Engine) -> int:
 
 def _elements(path: Path) -> int:
     """Numbers in a safetensors file, from its header: its length in 8 bytes, then JSON."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 100 * MIB)))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 100 * MIB)))
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"a safetensors file in {path.name}", f"a header that is none: {error}") from error
