@@ -48,7 +48,7 @@ VENDORS = {
     "xpu": ("dpctl", "intel", "level zero", "level_zero", "sycl", "xpu"),
 }
 # What a vendor's own libraries spell like another's: HIP devices of torch and vLLM, and the mask that they read too.
-SPELT_ALIKE = {"backends/rocm": re.compile(r'"cuda:0"|CUDA_VISIBLE_DEVICES')}
+SPELT_ALIKE = {"backends/rocm": re.compile(r'"cuda:0"|torch\.cuda|CUDA_VISIBLE_DEVICES')}
 TASKS_AND_MODELS = (
     "chat",
     "embeddings?",
