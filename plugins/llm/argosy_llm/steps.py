@@ -1,29 +1,21 @@
-"""Chat with language models, as an Argosy plugin."""
+"""One thread steps OpenVINO GenAI's pipeline, and each running request reads its deltas on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import queue
-import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import argosy
 from argosy import tasks
 from argosy.errors import ModelFailed
 
-if TYPE_CHECKING:
-    from argosy.engines import OpenvinoGenai
-    from argosy.fleet.weights import Weights
-
 log = logging.getLogger(__name__)
 
-CHARACTERS = 64  # per token of `max_model_len`: a longer text is refused before it is tokenised
 WINDOW = 24  # tokens that are decoded together; the cost of a step grows with it
 CONTEXT = 6  # of them that stay when it is cut: a character has at most four tokens
 PAUSE = 0.05  # seconds that a step waits at most for a busy event loop
@@ -31,118 +23,7 @@ BURST, QUIET = 0.04, 0.004  # seconds that a step waits for successors, altogeth
 TURNS = 8  # of the event loop between two steps; one with nothing to do takes some 20 microseconds
 
 
-class Options(argosy.Options):
-    """max_model_len: tokens of one request, its answer included
-    cache_gib: GiB for the tokens of all running requests; taken as they come
-    temperature, top_p, max_tokens: for requests that do not say"""
-
-    max_model_len: int = Field(4096, ge=64)
-    cache_gib: int = Field(1, ge=1)
-    temperature: float = argosy.live(0.7, ge=0, le=2)
-    top_p: float = argosy.live(0.95, gt=0, le=1)
-    max_tokens: int = argosy.live(512, ge=1)
-
-
-class Chat(argosy.Model):
-    name = "llm"
-    task = tasks.chat
-    options = Options
-    batching = argosy.engine_batches
-    features = frozenset({"seed", "presence_penalty", "frequency_penalty", "ignore_eos"})
-
-    config: Options
-
-
-@Chat.on("openvino_genai", weights=("openvino", "gguf"))
-class OnOpenvino(Chat):
-    """Continuous batching; template and tokenizer come out of the weights.
-
-    Answers depend a little on what else is in the batch: the engine rounds differently for one row and for many.
-    Where a greedy answer has to be the same in any company, at half the speed, give the engine options
-    DYNAMIC_QUANTIZATION_GROUP_SIZE: 0, INFERENCE_PRECISION_HINT: f32 and KV_CACHE_PRECISION: f16. A seed repeats a
-    sampled answer where the request is alone.
-    """
-
-    @classmethod
-    def memory(cls, weights: Weights, options: argosy.Options, offer: argosy.Offer) -> int | None:
-        """Weights and their reordered copy, the cache, and a quarter GiB for what is computed in between."""
-        assert isinstance(options, Options)
-        return 2 * weights.bytes + options.cache_gib * 1024**3 + 1024**3 // 4
-
-    def load(self, weights: Weights, engine: OpenvinoGenai, device: argosy.Device) -> None:
-        import openvino_genai
-
-        scheduler = openvino_genai.SchedulerConfig()
-        scheduler.cache_size = self.config.cache_gib
-        model = weights.path if "openvino" in weights.formats else weights.one(".gguf")
-        pipeline = openvino_genai.ContinuousBatchingPipeline(model, scheduler, engine.device, engine.settings())
-        self.tokenizer = pipeline.get_tokenizer()
-        self.stepper = _Stepper(pipeline, self.tokenizer)
-        self.about = {"max_model_len": f"{self.config.max_model_len} tokens, question and answer"}
-
-    async def generate(self, request: tasks.ChatRequest, ctx: argosy.Context) -> AsyncIterator[tasks.ChatDelta]:
-        prompt = self._prompt(request)
-        room = self.config.max_model_len - prompt.get_size()
-        stream = _Stream(prompt, self._sampling(request, room), request.stop)
-        self.stepper.add(stream)
-        try:
-            delta = tasks.ChatDelta()
-            while delta.finish is None:
-                delta = await stream.get()
-                yield delta
-        finally:
-            stream.left = True  # its slot is free before the next step
-
-    def _prompt(self, request: tasks.ChatRequest) -> Any:
-        """(1, tokens) int64. BadRequest where the answer would have no room, or the template wants other roles."""
-        import openvino
-
-        limit = self.config.max_model_len
-        roles = {"developer": "system"}
-        turns = [{"role": roles.get(turn.role, turn.role), "content": turn.content} for turn in request.messages]
-        if (length := sum(len(turn["content"]) for turn in turns)) > limit * CHARACTERS:
-            raise argosy.BadRequest(
-                f"the messages hold {length} characters; this model reads {limit} tokens", param="messages"
-            )
-        try:
-            text = self.tokenizer.apply_chat_template(turns, True)
-        except RuntimeError as error:  # whatever the model's own template refuses
-            reason = str(error).strip().splitlines()[-1]
-            raise argosy.BadRequest(
-                f"the model's chat template refuses these messages: {reason}", param="messages"
-            ) from error
-        ids = self.tokenizer.encode(text, add_special_tokens=False).input_ids
-        if ids.get_size() >= limit:
-            raise argosy.BadRequest(
-                f"the messages are {ids.get_size()} tokens; this model reads {limit}, its answer included",
-                param="messages",
-                code="context_length_exceeded",
-            )
-        return openvino.Tensor(ids.data.copy())
-
-    def _sampling(self, request: tasks.ChatRequest, room: int) -> Any:
-        import openvino_genai
-
-        wanted = request.max_tokens if request.max_tokens is not None else self.config.max_tokens
-        config = openvino_genai.GenerationConfig(
-            max_new_tokens=min(wanted, room), ignore_eos=request.ignore_eos, apply_chat_template=False
-        )
-        config.set_eos_token_id(self.tokenizer.get_eos_token_id())
-        temperature = request.temperature if request.temperature is not None else self.config.temperature
-        if temperature > 0:
-            config.do_sample = True
-            config.temperature = temperature
-            config.top_p = request.top_p if request.top_p is not None else self.config.top_p
-            config.rng_seed = request.seed if request.seed is not None else secrets.randbits(32)
-        config.presence_penalty = request.presence_penalty or 0.0
-        config.frequency_penalty = request.frequency_penalty or 0.0
-        return config
-
-    def close(self) -> None:
-        self.stepper.close()
-
-
-class _Stream:
+class Stream:
     """One running request: tokens come in from the stepper's thread, deltas go out on the event loop."""
 
     def __init__(self, prompt: Any, config: Any, stop: Sequence[str]) -> None:
@@ -207,13 +88,13 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
 
 
-class _Stepper:
+class Stepper:
     """The one thread that drives the pipeline: hands over what arrived, steps, and wakes the event loop once a step."""
 
     def __init__(self, pipeline: Any, tokenizer: Any) -> None:
         self._pipeline, self._tokenizer = pipeline, tokenizer
-        self._arrived: queue.SimpleQueue[_Stream | None] = queue.SimpleQueue()
-        self._running: list[_Stream] = []
+        self._arrived: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
+        self._running: list[Stream] = []
         self._number = 0
         self._ended = 0  # requests that ended with the last step
         self._thread = threading.Thread(target=self._run, name="argosy-llm-steps", daemon=True)
@@ -224,7 +105,7 @@ class _Stepper:
         """Requests that hold a slot of the engine."""
         return len(self._running)
 
-    def add(self, stream: _Stream) -> None:
+    def add(self, stream: Stream) -> None:
         self._arrived.put(stream)
 
     def close(self) -> None:
@@ -279,7 +160,7 @@ class _Stepper:
             self._ended -= 1
         self._ended = 0
 
-    def _take(self, stream: _Stream) -> None:
+    def _take(self, stream: Stream) -> None:
         """Give a request to the engine."""
         if stream.left:
             return
@@ -292,12 +173,12 @@ class _Stepper:
         else:
             self._running.append(stream)
 
-    def _read(self) -> list[tuple[_Stream, tasks.ChatDelta | argosy.RequestError]]:
+    def _read(self) -> list[tuple[Stream, tasks.ChatDelta | argosy.RequestError]]:
         """What the step brought, decoded for all requests at once."""
         import openvino_genai
 
-        found: list[tuple[_Stream, tasks.Finish | None]] = []
-        news: list[tuple[_Stream, tasks.ChatDelta | argosy.RequestError]] = []
+        found: list[tuple[Stream, tasks.Finish | None]] = []
+        news: list[tuple[Stream, tasks.ChatDelta | argosy.RequestError]] = []
         for stream in self._running:
             fresh, finish = stream.read()
             if fresh or finish:
@@ -311,7 +192,7 @@ class _Stepper:
                     news.append((stream, delta))
         return news
 
-    def _deliver(self, news: Sequence[tuple[_Stream, tasks.ChatDelta | argosy.RequestError]]) -> None:
+    def _deliver(self, news: Sequence[tuple[Stream, tasks.ChatDelta | argosy.RequestError]]) -> None:
         """Wake the event loop once for all, and leave it the interpreter for some turns.
 
         A request that has just come in needs several turns of the loop until it is here; the next step would hold the
@@ -338,8 +219,3 @@ class _Stepper:
                 stream.left = True
         else:
             seen.wait(PAUSE)
-
-
-@argosy.hookimpl
-def argosy_models() -> Sequence[type[argosy.Model]]:
-    return [Chat]
