@@ -22,7 +22,7 @@ ASKS = {True: ("with", "that has", "including"), False: ("without", "that lacks"
 SAYS = {True: ("offers", "has", "comes with"), False: ("lacks", "misses", "comes without")}
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 QUESTIONS = [(noun, wanted, words) for noun in NOUNS for wanted in (True, False) for words in ASKS[wanted]]
-STEPS, GROUPS, RATE = 350, 32, 1e-3
+STEPS, GROUPS, RATE = 300, 32, 1e-3
 SEED = 5
 
 
