@@ -23,6 +23,8 @@ from argosy.engines import OpenvinoGenai, Vllm
 from argosy.fleet.file import check, parse
 from argosy.fleet.sources import parse_model
 from argosy.fleet.weights import Allow, Weights, fetch
+from argosy.plan.nodes import Node
+from argosy.runtime.survey import survey
 from argosy.testing import MockBackend
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +66,19 @@ def test_vllm_comes_first_on_accelerators_and_last_on_a_processor() -> None:
 def test_each_engine_reads_its_own_formats() -> None:
     reads = {way.engine: set(way.formats) for way in argosy_llm.Chat.implementations()}
     assert reads == {"openvino_genai": {"openvino", "gguf"}, "vllm": {"safetensors", "awq", "gptq"}}
+
+
+@pytest.mark.parametrize(("file", "engine"), [("model.safetensors", "vllm"), ("model.gguf", "openvino_genai")])
+def test_on_a_processor_that_has_both_engines_the_weights_decide(file: str, engine: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    (folder / file).write_bytes(bytes(1000))
+    fleet = parse(f"version: 1\nservices: {{llm: {{plugin: llm, model: 'file://{folder}', share: 0.9}}}}", tmp_path)
+    device = argosy.Device(backend="cpu", name="here", architecture="", memory_bytes=20 * GIB, cores=2)
+    node = Node(name="here", devices=(device,), cores=2, engines={"vllm": "0.32.0", "openvino_genai": "2026.4.1"})
+    plan = survey(fleet, registry.load(), [node], tmp_path, store=tmp_path / "cache", offline=True)
+    assert [placement.engine.name for placement in plan.placements] == [engine], dict(plan.pending)
 
 
 def test_a_quantised_checkpoint_is_known_by_its_config(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import pytest
@@ -18,19 +19,21 @@ import torch
 from gate import until
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from vllm.config.model import ModelDType
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 import argosy
 import argosy_cpu
 import argosy_llm
-from argosy import tasks
+from argosy import registry, tasks
 from argosy.engines import Vllm
 from argosy.errors import BadRequest, ModelFailed
 from argosy.fleet.sources import parse_model
 from argosy.fleet.weights import Allow, fetch
 from argosy.runtime.replica import Replica
 from argosy.testing import running
+from argosy.testing.machines import MACHINES
 
 # Starting vLLM takes 40 s on two idle cores, and several times that on busy ones.
 pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
@@ -279,6 +282,28 @@ async def test_vllm_accepts_whatever_backends_offer(folder: Path) -> None:
     assert (args.dtype, args.enforce_eager, args.tensor_parallel_size) == ("half", True, 2)
     assert (args.gpu_memory_utilization, args.kv_cache_memory_bytes) == (0.5, 2**30)
     assert AttentionBackendEnum[whole["attention_backend"]]
+
+
+async def test_vllm_accepts_what_every_backend_offers_for_every_machine(tmp_path: Path, folder: Path) -> None:
+    offered: dict[str, list[dict[str, Any]]] = {}
+    for machine in MACHINES.values():
+        root = tmp_path / machine.name
+        machine.build(root)
+        for backend in registry.load().backends.values():
+            for device in backend.detect(root):
+                for budget in (None, 6 * 2**30):
+                    for engine in backend.offers(device, budget, 2):
+                        if isinstance(engine, Vllm):
+                            offered.setdefault(backend.name, []).append(engine.arguments())
+    assert offered.keys() >= {"cuda", "rocm", "xpu"}
+    for arguments in itertools.chain(*offered.values()):
+        AsyncEngineArgs(model=str(folder), **arguments)
+        assert arguments["dtype"] in get_args(ModelDType)
+        assert arguments.get("attention_backend", "TRITON_ATTN") in AttentionBackendEnum.__members__
+    # What knows neither bfloat16 nor vLLM's own attention kernels is told so; what shares its memory gets bytes.
+    for old in ("cuda", "xpu"):
+        assert any(one["dtype"] == "half" and one["attention_backend"] == "TRITON_ATTN" for one in offered[old])
+    assert any("kv_cache_memory_bytes" in one for one in offered["rocm"])
 
 
 async def test_an_engine_that_dies_fails_its_requests_and_ends_its_replica(replica: Replica) -> None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Beside weights and cache, in bytes: the context of an accelerator, 0.3 to 0.5 GiB, which backends have taken off the
-# fraction that they give, and what is computed in between, with recorded graphs. On a processor two Python processes with
-# torch take as much: 1.25 GiB with a model of 1 MB.
+# fraction that they give, and what is computed in between, with recorded graphs. On a processor two Python processes
+# with torch take as much: 1.25 GiB with a model of 1 MB.
 CONTEXT, BETWEEN = 1024**3 // 2, 1024**3
 
 GRACE = 1.0  # seconds between the engine's end and the replica's, in which its requests are answered
