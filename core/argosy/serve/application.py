@@ -181,5 +181,8 @@ def application(
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=assignment.bounds.timeout,
         logging_config={"enable_access_log": False},
+        # Without one of ours Ray Serve makes a version up, and replaces the replica whatever changed: live options too.
+        version=digest,
+        _internal=True,
     )
     return deployment.bind(assignment, digest)  # type: ignore[no-any-return]
