@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ def to_openvino(source: Path, target: Path) -> None:
     import openvino
 
     with _graph(source) as (graph, names, output):
-        model = openvino.convert_model(graph, example_input=_example(names))
+        model = traced(graph, _example(names))
         narrow = sixteen(source)
     for port, name in zip(model.inputs, names, strict=True):
         port.get_tensor().set_names({name})
@@ -68,6 +69,16 @@ def to_onnx(source: Path, target: Path) -> None:
             verbose=False,
         )
     copy_beside(source, target)
+
+
+def traced(graph: Any, example: tuple[Any, ...]) -> Any:
+    """An openvino Model of a module of torch, as it computes `example`."""
+    import openvino
+    import torch
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes that the example holds for constant: most are
+        return openvino.convert_model(graph.eval(), example_input=example)
 
 
 def copy_beside(source: Path, target: Path) -> None:
