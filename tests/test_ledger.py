@@ -200,3 +200,12 @@ def test_a_second_plan_takes_what_was_measured_under_the_keys_of_the_first(tmp_p
     assert planned(live, ledger).figure.source == "measured"
     other = path.read_text().replace("deep", "high")
     assert planned(other, ledger).figure.source == "size"
+
+
+@pytest.mark.parametrize(("share", "asked"), [(0.5, 0.5), (1, 1), (0.29, 0.29), (1 / 3, 0.3333), (1 / 6, 0.1666)])
+def test_shares_that_sum_to_one_still_do_in_ray(share: float, asked: float) -> None:
+    from argosy.serve.deploy import lease
+
+    assert lease(share) == asked
+    assert int(1 / share + 1e-9) * lease(share) <= 1
+    assert lease(1e-6) == 0.0001

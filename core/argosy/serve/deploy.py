@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -94,6 +95,11 @@ def _applications() -> Collection[str]:
         return ()
 
 
+def lease(share: float) -> float:
+    """A share in Ray's own grain of a ten-thousandth, rounded down: six sixths must not come to more than one."""
+    return max(math.floor(share * 10_000 + 1e-6), 1) / 10_000
+
+
 def run(services: Sequence[Ready]) -> None:
     """Deploy services side by side, each as its own application; returns when Ray Serve has taken them."""
     capacities = {node["NodeID"]: node["Resources"] for node in _alive()}
@@ -111,7 +117,7 @@ def run(services: Sequence[Ready]) -> None:
             digest=ready.digest,
             replicas=ready.replicas,
             selector={NODE_LABEL: node.name} if named else {ID_LABEL: node.id},
-            resources={wanted: round(assignment.share, 4)} if counted else {},
+            resources={wanted: lease(assignment.share)} if counted else {},
             live=ready.live,
             py_modules=ready.py_modules,
         )
