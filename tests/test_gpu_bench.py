@@ -38,9 +38,9 @@ def test_without_a_gpu_it_says_so_and_runs_nothing(tmp_path: Path) -> None:
 
 def test_modules_that_are_missing_are_named_with_how_to_carry_them(tmp_path: Path) -> None:
     absent = "raise ModuleNotFoundError(f'No module named {__name__!r}', name=__name__)"
-    done = run(tmp_path, torch=TORCH, transformers=absent, uvicorn=absent)
+    done = run(tmp_path, torch=TORCH, transformers="", httpx=absent, uvicorn=absent)
     assert done.returncode == 3
-    assert "found no transformers, uvicorn;" in done.stderr
+    assert "found no httpx, uvicorn;" in done.stderr
     assert "pip install --no-index" in done.stderr
 
 

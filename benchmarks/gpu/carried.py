@@ -11,9 +11,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 HOG = ("argosy-gpu-bench", {"hog": "benchmarks.gpu.hog"})
-# What a replica without Ray imports, module by module.
-NEEDED = "argosy.cli.run_one argosy.api.service argosy.serve.door argosy.runtime.replica argosy.runtime.prometheus "
-NEEDED += "argosy.runtime.watchdog argosy.fleet.weights uvicorn httpx torch transformers tokenizers safetensors"
+# What a replica without Ray imports: by us, and by the engine, which takes its time.
+OURS = "argosy.cli.run_one argosy.api.service argosy.serve.door argosy.runtime.replica argosy.runtime.prometheus "
+OURS += "argosy.runtime.watchdog argosy.fleet.weights uvicorn httpx"
+ENGINE = "torch transformers tokenizers safetensors"
+LOOK = """
+import importlib, importlib.util, sys
+ours, engine = (words.split() for words in sys.argv[1:])
+for name in ours:
+    try: importlib.import_module(name)
+    except ModuleNotFoundError as error: print(error.name)
+for name in engine:
+    if importlib.util.find_spec(name) is None: print(name)
+"""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -46,15 +56,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 def missing(environ: dict[str, str]) -> list[str]:
     """Modules that are not here and have to be carried along, as their imports name them."""
-    script = (
-        "import importlib, sys\n"
-        "for name in sys.argv[1:]:\n"
-        "    try: importlib.import_module(name)\n"
-        "    except ModuleNotFoundError as error: print(error.name)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *NEEDED.split()], env=environ, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", LOOK, OURS, ENGINE]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"gpu-bench: argosy cannot be imported here:\n{done.stderr}")
     return sorted(set(done.stdout.split()))
