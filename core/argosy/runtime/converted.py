@@ -40,11 +40,18 @@ def lacking(how: Implementation, weights: Weights, options: Options, cache: Path
             f"{' and '.join(weights.formats) or 'no known format'} in {weights.path}",
             "another `model:`, or another engine",
         )
+    if how.model.convert_needs and _folder(weights, how, options, cache).is_dir():
+        return None
+    return toolless(how, weights.formats, cache)
+
+
+def toolless(how: Implementation, formats: Sequence[str], cache: Path) -> WeightsError | None:
+    """The tools that `convert` lacks here, with the command to type; None where it lacks none."""
     needs = how.model.convert_needs
-    if not needs or _folder(weights, how, options, cache).is_dir() or Tools.of(needs, cache).python:
+    if not needs or Tools.of(needs, cache).python:
         return None
     return WeightsError(
-        f"tools that make {' or '.join(how.formats)} for {how.engine} of {' and '.join(weights.formats)}",
+        f"tools that make {' or '.join(how.formats)} for {how.engine} of {' and '.join(formats)}",
         f"no tool environment with {', '.join(needs)} in {cache}",
         f"argosy weights convert --plugin {how.model.name} --engine {how.engine} --install-tools",
     )

@@ -18,7 +18,7 @@ from ..plan.estimate import Figure, from_size
 from ..plan.ledger import Key, Ledger
 from ..plan.nodes import Node
 from ..registry import Registry
-from .converted import lacking, readable
+from .converted import as_they_are, lacking, readable, toolless
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class Weighing:
         if seen.weights is not None and seen.weights.formats:
             if problem := lacking(how, seen.weights, self._options(how, way), self.cache):
                 raise PlanError(problem.wanted, problem.found, problem.fix)
-        elif seen.listing is not None and seen.listing.formats and not readable(how, seen.listing.formats):
-            raise PlanError(
-                f"weights for {how.engine} in {' or '.join(how.formats)}", " and ".join(seen.listing.formats)
-            )
+        elif seen.listing is not None and (formats := seen.listing.formats):  # to be downloaded
+            if not readable(how, formats):
+                raise PlanError(f"weights for {how.engine} in {' or '.join(how.formats)}", " and ".join(formats))
+            if not as_they_are(how, formats) and (problem := toolless(how, formats, self.cache)):
+                raise PlanError(problem.wanted, problem.found, problem.fix)
 
     def _own(self, how: Implementation, weights: Weights, way: Variant, offer: Offer) -> int | None:
         if how.model.memory.__func__ is Model.memory.__func__:  # type: ignore[attr-defined]
