@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 from benchmarks.gpu import carried
@@ -56,6 +58,17 @@ def test_the_source_tree_alone_is_enough(tmp_path: Path) -> None:
     *points, version = done.stdout.split()
     assert {"cpu", "cuda", "embeddings", "hog", "rocm", "whisper", "xpu"} <= set(points)
     assert version == "0.1.0"
+
+
+def test_one_missing_module_hides_none_of_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = [one for one in metadata.distributions() if one.name not in ("rich", "prometheus_client")]
+    monkeypatch.setattr(metadata, "distributions", lambda: here)
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('gone', name=__name__)")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    modules, distributions = carried.missing(environ)
+    assert "uvicorn" in modules
+    assert {"prometheus-client", "rich"} <= set(distributions)
+    assert "numpy" not in distributions
 
 
 def test_a_bar_that_a_device_cannot_decide_is_neither_met_nor_missed() -> None:

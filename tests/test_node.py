@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from conftest import ROOT
 from typer.testing import CliRunner
 
 import argosy_cuda
@@ -19,7 +21,8 @@ from argosy.backend import Device, ShareServer
 from argosy.cli import node as command
 from argosy.errors import ClusterError
 from argosy.registry import Registry
-from argosy.serve import flags
+from argosy.runtime import watchdog
+from argosy.serve import entry, flags, turns
 from argosy.serve.node import Start, arguments
 from argosy.testing import MockBackend
 from argosy.testing.fleet import installed
@@ -267,3 +270,21 @@ def test_a_node_either_joins_or_begins(wrong: tuple[str, ...]) -> None:
 
 def test_a_head_that_does_not_answer_is_told_at_once() -> None:
     assert "a Ray cluster at 127.0.0.2:1;" in run("--address", "127.0.0.2:1")[1]
+
+
+def test_the_page_on_nodes_says_what_the_code_does() -> None:
+    page = (ROOT / "docs/nodes.md").read_text("utf-8")
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    command.register(app)
+    options = typer.main.get_command(app).commands["node"].params  # type: ignore[attr-defined]
+    known = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    shown = {word for line in re.findall(r"argosy node( --[^\n`#]*)", page) for word in re.findall(r"--[a-z]+", line)}
+    assert shown == {"--head", "--listen", "--address", "--name", "--print", "--environment", "--mps"}
+    assert shown | {"--no-haproxy", "--port"} <= known
+    text = " ".join(page.split())
+    for said in ("The tolerance is 2 % of the budget, and at least 64 MiB", "ended three times in ten minutes"):
+        assert said in text
+    assert (watchdog.TOLERANCE, watchdog.LEAST_TOLERANCE) == (0.02, 64 * 2**20)
+    assert (watchdog.LOOK_SECONDS, watchdog.SLOWEST_SECONDS) == (0.5, 1.0)
+    assert (entry.OVERRUNS, entry.RECENT_SECONDS, turns.PATIENCE) == (3, 600, 60)

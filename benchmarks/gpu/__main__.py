@@ -22,9 +22,11 @@ def main() -> int:
     out = Path(options.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     environ = carried.environment(out / "work")
-    if missing := carried.missing(environ):
+    modules, distributions = carried.missing(environ)
+    if modules:
+        more = f" (not installed: {', '.join(distributions)})" if distributions else ""
         print(
-            f"gpu-bench: wanted what a replica imports; found no {', '.join(missing)}; try: carry their wheels along\n"
+            f"gpu-bench: wanted what a replica imports; found no {', '.join(modules)}{more}; try: carry wheels along\n"
             "  pip download --only-binary=:all: --dest wheels NAME…    (where packages can be had)\n"
             "  pip install --no-index --no-deps --target carried wheels/*.whl && PYTHONPATH=carried scripts/gpu-bench",
             file=sys.stderr,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -54,10 +55,17 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def missing(environ: dict[str, str]) -> list[str]:
-    """Modules that are not here and have to be carried along, as their imports name them."""
+def missing(environ: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Modules that are not here and have to be carried along, as their imports name them; and, where there are some,
+    the distributions that Argosy asks for and that are not here either: one missing import hides the next."""
     command = [sys.executable, "-c", LOOK, OURS, ENGINE]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"gpu-bench: argosy cannot be imported here:\n{done.stderr}")
-    return sorted(set(done.stdout.split()))
+    modules = sorted(set(done.stdout.split()))
+    asked = (
+        tomllib.loads((ROOT / "core/pyproject.toml").read_text("utf-8"))["project"]["dependencies"] if modules else []
+    )
+    names = [re.split(r"[<>=!~;\[ ]", one)[0] for one in asked]
+    installed = {re.sub(r"[-_.]+", "-", one.name).lower() for one in importlib.metadata.distributions()}
+    return modules, [name for name in names if name not in installed]

@@ -17,7 +17,8 @@ from . import bare
 from .alone import Alone, Neighbour, held
 from .report import Report
 
-MIB, GIB = 2**20, 2**30
+MIB = 2**20
+EXCESS = 256 * MIB  # beyond what is tolerated
 IN_TIME = 2.0  # seconds from an overrun to its end
 RATIO = 0.9  # of bare torch, at equal batch
 GIVE_UP = 60.0  # seconds after which nobody ended it
@@ -155,7 +156,7 @@ class Bench:
 
         def ask() -> None:
             try:
-                answer = hog.ask({"how": "raw", "bytes": budget + (GIB if self.device == "cuda" else GIB // 2)})
+                answer = hog.ask({"how": "raw", "bytes": allowed(budget) + EXCESS})
             except (OSError, http.client.HTTPException):
                 return  # ended before it could answer
             self.report.notes["raw_allocation"] = answer["refused"] or "given"
