@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 class Options(encoder.Options):
-    __doc__ = f"""{encoder.Options.__doc__}
-    normalise: vectors of length 1, so that a dot product is the cosine"""
+    """normalise: vectors of length 1, so that a dot product is the cosine"""
 
     normalise: bool = True
 

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from argosy.fleet.weights import Weights
 
 
-class Options(encoder.Options):
-    __doc__ = encoder.Options.__doc__
-
-
 class Reranker(argosy.Model):
     """A cross-encoder reads query and document together; its score is the sigmoid of its logit (of two logits, of what
     the second has above the first). From an embedding model's weights, which have no classifier, the score is the
@@ -27,10 +23,10 @@ class Reranker(argosy.Model):
 
     name = "reranker"
     task = tasks.rerank
-    options = Options
+    options = encoder.Options
     batching = argosy.gather(64)
 
-    config: Options
+    config: encoder.Options
 
     @classmethod
     def choose(cls, offers: Sequence[argosy.Offer]) -> Sequence[argosy.Offer]:
@@ -83,7 +79,7 @@ class OnOpenvino(Reranker):
     convert_needs = convert.OPENVINO
 
     @staticmethod
-    def convert(source: Path, target: Path, options: Options) -> None:
+    def convert(source: Path, target: Path, options: encoder.Options) -> None:
         convert.to_openvino(source, target)
 
 
@@ -95,7 +91,7 @@ class OnOnnxruntime(Reranker):
     convert_needs = convert.ONNX
 
     @staticmethod
-    def convert(source: Path, target: Path, options: Options) -> None:
+    def convert(source: Path, target: Path, options: encoder.Options) -> None:
         convert.to_onnx(source, target)
 
 
