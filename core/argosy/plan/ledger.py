@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -122,8 +123,16 @@ class Ledger:
 
     def find(self, key: Key, *, loosely: bool = False) -> Record | None:
         """The latest record that holds for `key`; None where nothing like it was ever measured."""
-        found = [record for record in self.records if record.key.matches(key, loosely=loosely)]
+        found = [one for one in self._alike.get((key.engine, key.options), ()) if one.key.matches(key, loosely=loosely)]
         return max(found, key=lambda record: record.at, default=None)
+
+    @cached_property
+    def _alike(self) -> dict[tuple[str, str], list[Record]]:
+        """Records by what every match shares: a plan looks some thousand times."""
+        found: dict[tuple[str, str], list[Record]] = {}
+        for record in self.records:
+            found.setdefault((record.key.engine, record.key.options), []).append(record)
+        return found
 
     def figure(self, key: Key, *, loosely: bool = False) -> Figure | None:
         """What a replica of this key will hold: the most that one did."""
