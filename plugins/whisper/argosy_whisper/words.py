@@ -17,9 +17,9 @@ def words_of(
     decode: Callable[[Sequence[int]], str],
     language: str,
 ) -> tuple[tasks.Word, ...]:
-    """`starts` are the tokens' seconds, `end` the last one's. A word begins with a space; its punctuation goes with
-    it. In a language without spaces every character is a word."""
-    ends = [*starts[1:], end]
+    """`starts` are the tokens' seconds, `end` the segment's, which another count may put before the last of them. A
+    word begins with a space; its punctuation goes with it. In a language without spaces every character is a word."""
+    ends = [max(start, following) for start, following in zip(starts, [*starts[1:], end], strict=True)]
     found: list[tasks.Word] = []
     waiting: list[int] = []
     begun = 0.0
