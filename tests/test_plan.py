@@ -159,6 +159,14 @@ def test_a_device_of_unknown_memory_counts_shares_and_has_no_budget():
     assert (placement.share, placement.budget) == (0.5, None)
 
 
+def test_memory_that_the_owner_gives_is_the_budget_of_a_device_of_unknown_memory_too():
+    nodes = (node("n", device(0, gib=None)),)
+    placement = one(planned({"a": {"memory": "4GiB"}}, *nodes, estimate=3 * GIB))
+    assert (placement.share, placement.budget) == (DEFAULT_SHARE, 4 * GIB)
+    plan = planned({"a": {"memory": "2GiB", "engine": "python"}}, *nodes, estimate=3 * GIB)
+    assert plan.pending["a"] == "variant 0 on n/fast 0: python needs about 3.00 GiB, its `memory:` is 2.00 GiB"
+
+
 def test_what_is_left_of_a_device_is_told():
     plan = planned({"a": {"share": 0.75}, "b": {"share": 0.5, "engine": "python"}}, node("n", device(0)))
     assert [placement.service for placement in plan.placements] == ["a"]
@@ -256,7 +264,7 @@ def test_whatever_the_fleet_no_device_is_given_away_twice(services, sizes, estim
         wanted = said[placement.service]
         total = placement.device.memory_bytes
         assert 0 < placement.share <= 1
-        assert (placement.budget is None) == (total is None)
+        assert (placement.budget is None) == (total is None and "memory" not in wanted)
         if estimate is not None and total is not None:
             assert placement.budget >= estimate
         if "share" in wanted:

@@ -155,8 +155,7 @@ class Search:
         return said + (f" (after {self._rejected} rejected)" if self._rejected else "") + note
 
     def _offers(self, backend: Backend, node: Node, device: Device, way: Variant, share: float) -> dict[str, Offer]:
-        total = device.memory_bytes
-        budget = int(share * total) if total is not None else None
+        budget = _budget(way, device, share)
         every = backend.offers(device, budget, self._cores(way, node, device))
         return {engine.name: Offer(engine=engine, device=device, budget=budget) for engine in every}
 
@@ -209,7 +208,7 @@ class Search:
         share = given
         if share is None:
             share, offer, key, figure = self._own(way, backend, node, offer, key, figure)
-        budget = int(share * total) if total is not None else None
+        budget = _budget(way, device, share)
         mine = self._stands(node, device, share, key)
         note = ""
         if figure.bytes is not None and budget is not None and figure.bytes > budget:
@@ -217,7 +216,8 @@ class Search:
                 needs = (
                     f"{offer.engine.name} needs {'' if figure.source == 'measured' else 'about '}{gib(figure.bytes)}"
                 )
-                said = f"{needs}, a share of {share:g} of {gib(total or 0)} is {gib(budget)}"
+                whole = f"a share of {share:.3g} of {gib(total)}" if total is not None else "its `memory:`"
+                said = f"{needs}, {whole} is {gib(budget)}"
                 raise _No(Cause.MEMORY, said, share, budget, figure)
             note = f"; it held {gib(figure.bytes)}, more than its budget, and would not be placed so again"
         if refusal := self.room.refusal(node.name, device, share, budget, mine=mine):
@@ -274,6 +274,11 @@ class Search:
 def _share(size: int, total: int) -> float:
     """What is needed and some room, in whole hundredths, rounded up."""
     return min(1.0, max(math.ceil(100 * ROOM * size / total) / 100, 0.01))
+
+
+def _budget(way: Variant, device: Device, share: float) -> int | None:
+    """Bytes; where the device's memory is unknown, those that the owner gave."""
+    return int(share * device.memory_bytes) if device.memory_bytes is not None else way.memory
 
 
 def _given(way: Variant, device: Device) -> float | None:
