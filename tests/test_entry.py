@@ -172,3 +172,16 @@ def test_a_share_that_a_guard_can_only_count_is_not_said_to_be_watched(entry: En
     assert entry.status().enforcement == "watched"
     entry.unwatched["one"] = {7: "it names other processes"}
     assert entry.status().enforcement == "counted"
+
+
+def test_waiting_for_a_turn_to_load_is_not_counted_as_starting(entry: Entry) -> None:
+    assert entry.ready
+    begun = time.time() - 2 * entry.ready.start_timeout
+    entry.since = begun
+    now = time.time()
+    entry.hear({**report("a", "loading"), "node": "one", "turn": "waiting", "at": now})
+    entry.see(None, now + entry.ready.start_timeout - 1)
+    assert entry.hopeless == ""
+    entry.hear({**report("a", "loading"), "node": "one", "turn": "held", "at": now})
+    entry.see(None, now + entry.ready.start_timeout + 1)
+    assert "not Ready within" in entry.hopeless

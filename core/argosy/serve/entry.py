@@ -50,6 +50,8 @@ class Entry:
         if self.gone or self.ready is None:
             return
         self.reports[report["replica"]] = report
+        if report.get("turn") == "waiting":
+            self.since = report["at"]  # its time to start begins when it may load; those before it have theirs
         # Where more report than are wanted, the one that was silent longest has a successor.
         while len(current := self.current()) > self.ready.replicas:
             del self.reports[min(current, key=lambda one: one["at"])["replica"]]
