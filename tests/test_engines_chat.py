@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vllm.config.model import ModelDType
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.usage.usage_lib import is_usage_stats_enabled
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 import argosy
@@ -262,6 +264,14 @@ async def test_memory_is_what_was_estimated(replica: Replica, folder: Path, tmp_
     measured = replica.status().memory_peak
     print(f"estimated {estimate / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB")
     assert 0.5 * estimate < measured <= estimate
+
+
+async def test_vllm_runs_in_one_process_that_pins_nothing_and_tells_nobody(replica: Replica) -> None:
+    names = [child.name() for child in psutil.Process().children(recursive=True)]
+    assert [name for name in names if name.startswith("VLLM")] == ["VLLM::EngineCore"]
+    wanted = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive"}
+    assert {name: os.environ.get(name) for name in wanted} == wanted
+    assert not is_usage_stats_enabled()
 
 
 async def test_vllm_accepts_whatever_backends_offer(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Ends vLLM's processes with the replica that started them, be it killed: their memory on the device is wanted then.
+"""Ends vLLM's processes with the replica that started them, be it killed: vLLM 0.32 leaves them where they are then,
+and with them what they hold of the device.
 
 vLLM calls this in each of its processes, as a plugin of its own (`vllm.general_plugins`).
 """

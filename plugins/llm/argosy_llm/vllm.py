@@ -42,6 +42,8 @@ class OnVllm(Chat):
     Answers depend a little on what else is in the batch, as kernels round differently for one row and for many.
     """
 
+    ending = False  # the engine has died, and this process is about to
+
     @classmethod
     def memory(cls, weights: Weights, options: argosy.Options, offer: argosy.Offer) -> int | None:
         """Tensors, cache, and what vLLM takes beside them."""
@@ -86,7 +88,7 @@ class OnVllm(Chat):
             raise argosy.BadRequest(f"the engine refuses this request: {error}") from error
         except VLLMServerError as error:
             if self.llm.errored:
-                _give_up()
+                self._give_up()
             raise ModelFailed("the engine failed while it answered") from error
 
     def _prompt(self, request: tasks.ChatRequest) -> list[int]:
@@ -119,6 +121,14 @@ class OnVllm(Chat):
             output_kind=RequestOutputKind.DELTA,
         )
 
+    def _give_up(self) -> None:
+        """vLLM's engine does not come back, and a replica without it would refuse for ever: whoever runs this process
+        is to start another, as soon as those who wait have been told."""
+        if not self.ending:
+            self.ending = True
+            log.critical("vLLM's engine has died, and this replica ends with it")
+            asyncio.get_running_loop().call_later(GRACE, os.kill, os.getpid(), signal.SIGTERM)
+
     def close(self) -> None:
         self.llm.shutdown()
         del self.llm  # it would shut down once more when the interpreter has half gone
@@ -137,10 +147,3 @@ def _cache(found: Checkpoint, options: Options, engine: Vllm, device: argosy.Dev
         return engine.kv_cache_bytes or least
     budget = int(engine.memory_fraction * device.memory_bytes)
     return max(budget - found.tensors // engine.tensor_parallel - BETWEEN, least)
-
-
-def _give_up() -> None:
-    """vLLM's engine does not come back, and a replica without it would refuse for ever: whoever runs this process is
-    to start another, as soon as those who wait have been told."""
-    log.critical("vLLM's engine has died, and this replica ends with it")
-    asyncio.get_running_loop().call_later(GRACE, os.kill, os.getpid(), signal.SIGTERM)
