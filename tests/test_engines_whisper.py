@@ -319,6 +319,9 @@ def test_many_languages_are_found_named_and_translated(
     assert asked[-1] == {"language": "fr", "task": "transcribe"}
     with pytest.raises(argosy.BadRequest, match="'xx' is unknown here; known: af, am"):
         hear(model, audio, language="xx")
+    model.times_words = False
+    with pytest.raises(argosy.BadRequest, match="when a word was said"):
+        hear(model, audio, words=True)
 
 
 def watch(model: Any, engine: str, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

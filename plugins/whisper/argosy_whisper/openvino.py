@@ -55,6 +55,7 @@ class OnOpenvino(Whisper):
         )
         config = self.pipeline.get_generation_config()
         self.speaks(codes(config.lang_to_id), config.is_multilingual)
+        self.times_words = bool(config.alignment_heads)
         silence = tasks.TranscriptionRequest(np.zeros(tasks.TRANSCRIPTION_RATE, np.float32))
         self._hearing(silence, (0.0,))(silence.audio, True, True)  # kernels are made now
 

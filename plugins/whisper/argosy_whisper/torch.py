@@ -61,6 +61,7 @@ class OnTorch(Whisper):
         self.tokenizer = Tokenizer.from_file(str(weights / "tokenizer.json"))
         settings = self.model.generation_config
         self.speaks(codes(getattr(settings, "lang_to_id", {})), bool(getattr(settings, "is_multilingual", False)))
+        self.times_words = bool(getattr(settings, "alignment_heads", None))
         self.first_time = int(settings.no_timestamps_token_id) + 1
         silence = tasks.TranscriptionRequest(np.zeros(RATE, np.float32))
         self._hearing(silence, (0.0,))(silence.audio, True, True)  # kernels are made now

@@ -37,6 +37,7 @@ class Whisper(argosy.Model):
     config: Options
     languages: Sequence[str]  # ISO 639-1; `load` sets both
     multilingual: bool
+    times_words = True  # whether the weights say which heads of attention follow the sound
 
     def speaks(self, languages: Sequence[str], multilingual: bool) -> None:
         """What these weights understand, for `check` and for whoever asks the service."""
@@ -50,6 +51,9 @@ class Whisper(argosy.Model):
             raise argosy.BadRequest(f"language {request.language!r} is unknown here; known: {known}", param="language")
         if request.translate and not self.multilingual:
             raise argosy.BadRequest("these weights are English only and translate nothing", param="model")
+        if request.words and not self.times_words:
+            found = "their generation_config.json has no alignment_heads"
+            raise argosy.BadRequest(f"these weights do not tell when a word was said: {found}", param="words")
 
 
 def held(stored: int, times: float, options: Options, offer: argosy.Offer, process: int) -> int:
