@@ -159,7 +159,7 @@ def _apply(
 def _routed(url: str, status: FleetStatus) -> None:
     """Ready means that a client gets through, not only that a process said so."""
     deadline = time.monotonic() + ROUTE_SECONDS
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy reaches this machine's loopback
     for name in status.services:
         while True:
             try:
