@@ -16,6 +16,7 @@ import argosy_tts
 import argosy_whisper
 from argosy import tasks
 from argosy.errors import WeightsError
+from argosy_tts import text as text_pieces
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,9 @@ def test_speech_refuses_what_it_cannot_say(
 
 @pytest.mark.parametrize("text", [PARAGRAPH * 4, "word " * 500, "x" * 1500, "日本語。" * 400, "Hi."])
 def test_a_long_text_is_spoken_in_blocks_that_lose_nothing(text: str) -> None:
-    blocks = list(argosy_tts._blocks(text))
+    blocks = list(text_pieces.blocks(text))
     assert "".join(blocks) == text
-    assert max(map(len, blocks)) <= argosy_tts.BLOCK
+    assert max(map(len, blocks)) <= text_pieces.BLOCK
 
 
 def test_speech_without_piper_says_what_to_install(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ REGISTRY = {"registry", "_builtin"}
 # Libraries that are absent from an image, or that open a device when imported: never at the top of a module.
 INSIDE_FUNCTIONS = {
     *("ctranslate2", "faster_whisper", "onnxruntime", "openvino", "openvino_genai", "openvino_tokenizers", "piper"),
+    *("TTS", "kokoro_onnx", "phonemizer"),
     *("sentence_transformers", "tokenizers", "torch", "transformers", "vllm"),
     *("amdsmi", "cupy", "dpctl", "pynvml"),
 }
@@ -52,6 +53,7 @@ SPELT_ALIKE = {"backends/rocm": re.compile(r'"cuda:0"|torch\.cuda|CUDA_VISIBLE_D
 TASKS_AND_MODELS = (
     "chat",
     "embeddings?",
+    "kokoro",
     "llm",
     "piper",
     "rerank",
@@ -60,6 +62,7 @@ TASKS_AND_MODELS = (
     "transcription",
     "tts",
     "whisper",
+    "xtts",
 )
 
 MAX_LINES = 400
@@ -274,8 +277,12 @@ def test_the_code_keeps_to_the_picture(rule):
         (against_the_direction, "backends/cpu/argosy_cpu.py", "from argosy.registry import load"),
         (ray_outside_serve, "core/argosy/cli/__init__.py", "def up():\n    import ray"),
         (ray_outside_serve, "plugins/echo/argosy_echo.py", "from ray import serve"),
-        (engines_at_the_top, "plugins/tts/argosy_tts.py", "import onnxruntime"),
-        (engines_at_the_top, "plugins/tts/argosy_tts.py", "try:\n    from piper import voice\nexcept ImportError: ..."),
+        (engines_at_the_top, "plugins/tts/argosy_tts/piper.py", "import onnxruntime"),
+        (
+            engines_at_the_top,
+            "plugins/tts/argosy_tts/piper.py",
+            "try:\n    from piper import x\nexcept ImportError: ...",
+        ),
         (engines_at_the_top, "core/argosy/engines/torch.py", "class Torch:\n    import torch"),
         (vendors_outside_their_folder, "core/argosy/engines/torch.py", 'device = "cuda:0"'),
         (vendors_outside_their_folder, "backends/cpu/argosy_cpu.py", "# CUDA_VISIBLE_DEVICES"),

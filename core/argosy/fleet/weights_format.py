@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .weights_policy import data_bin, is_ctranslate2
 
+_STYLES = re.compile(r"(.*/)?(voices[^/]*\.(npz|bin)|voices/[^/]+\.bin)")  # Kokoro's: one archive, or a file each
+_XTTS = {"config.json", "model.pth", "vocab.json"}
+
 
 def formats(files: Mapping[str, Path | None]) -> tuple[str, ...]:
     """Every format found, the one to prefer first: a quantised checkpoint is `awq` or `gptq` and not `safetensors`,
-    a Piper voice is `piper` and then `onnx`. A file that is not here yet (None) is judged by its name alone.
-    Empty where there is none."""
+    a Piper voice is `piper` and then `onnx`, Kokoro's graph with its voices `kokoro` and then `onnx`. A file that is
+    not here yet (None) is judged by its name alone. Empty where there is none."""
     found = []
     quantised = _quantised(files)
     if any(name.endswith(".safetensors") for name in files):
@@ -26,8 +30,12 @@ def formats(files: Mapping[str, Path | None]) -> tuple[str, ...]:
         found.append("openvino")
     if any(_is_piper(name, files) for name in files):
         found.append("piper")
+    elif any(name.endswith(".onnx") for name in files) and any(map(_STYLES.fullmatch, files)):
+        found.append("kokoro")
     if any(name.endswith(".onnx") for name in files):
         found.append("onnx")
+    if _is_xtts(files):
+        found.append("xtts")
     return tuple(found)
 
 
@@ -45,6 +53,13 @@ def _is_piper(name: str, files: Mapping[str, Path | None]) -> bool:
         return False
     path = files[config]
     return path is None or not {"piper_version", "espeak", "phoneme_id_map"}.isdisjoint(_json(path))
+
+
+def _is_xtts(files: Mapping[str, Path | None]) -> bool:
+    if not files.keys() >= _XTTS:
+        return False
+    path = files["config.json"]
+    return path is None or _json(path).get("model") == "xtts"
 
 
 def _quantised(files: Mapping[str, Path | None]) -> str:
