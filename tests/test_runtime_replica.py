@@ -191,6 +191,19 @@ def test_the_environment_is_the_mask_and_a_thread_limit_of_every_library() -> No
     assert environment.variables(assignment(Slow, cores=0, environment={})) == {}
 
 
+async def test_a_mask_that_the_shell_left_behind_is_removed_and_the_planned_one_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Masked(MockBackend):
+        masks = ("ARGOSY_MOCK_VISIBLE_DEVICES", "ARGOSY_MOCK_OTHER_MASK")
+
+    monkeypatch.setenv("ARGOSY_MOCK_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("ARGOSY_MOCK_OTHER_MASK", "7")
+    async with running(Slow, backend=Masked()):
+        assert os.environ["ARGOSY_MOCK_VISIBLE_DEVICES"] == "0"
+        assert "ARGOSY_MOCK_OTHER_MASK" not in os.environ
+
+
 def test_a_replica_sees_its_mask_before_its_model_is_loaded_and_no_heavy_library_is_there_before() -> None:
     code = """
 import asyncio, os, sys

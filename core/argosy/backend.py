@@ -91,11 +91,12 @@ class Backend(ABC):
 
     name: ClassVar[str]
     recorded: ClassVar[tuple[str, ...]] = ()  # globs below the root of the files that `detect` and `checks` read
+    masks: ClassVar[tuple[str, ...]] = ()  # variables by which a process is shown fewer of this vendor's devices
     one_at_a_time: ClassVar[bool] = True  # whether engines that load side by side spoil each other's measurements
 
     @abstractmethod
     def detect(self, root: Path = Path("/")) -> Sequence[Device]:
-        """This vendor's devices below `root`, in PCI order; empty where there are none. Reads files, imports nothing."""
+        """This vendor's devices below `root` in PCI order; empty where there are none. Reads files, imports nothing."""
 
     def probe(self, devices: Sequence[Device]) -> Sequence[Device]:
         """The same devices with what only the vendor's own library tells (memory, capability), asked in a child

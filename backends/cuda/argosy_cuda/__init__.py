@@ -52,6 +52,7 @@ class Cuda(argosy.Backend):
     """
 
     name = "cuda"
+    masks = ("CUDA_VISIBLE_DEVICES",)
     recorded = (
         *machine.DISPLAYS,
         "proc/driver/nvidia/version",

@@ -65,6 +65,7 @@ class Rocm(argosy.Backend):
     """
 
     name = "rocm"
+    masks = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
     recorded = (
         *machine.DISPLAYS,
         *(f"sys/bus/pci/devices/*/{name}" for name in ("mem_info_vram_total", "mem_info_gtt_total", "gpu_metrics")),

@@ -61,6 +61,7 @@ class Xpu(argosy.Backend):
     """
 
     name = "xpu"
+    masks = ("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR")
     recorded = (
         *machine.DISPLAYS,
         "sys/bus/pci/devices/*/resource",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 
 from .assignment import Assignment
 
@@ -24,9 +24,16 @@ def variables(assignment: Assignment) -> dict[str, str]:
     return {**threads, **assignment.environment}
 
 
-def apply(assignment: Assignment, environ: MutableMapping[str, str] | None = None) -> dict[str, str]:
-    """Set `variables` in this process. Returns those that were not so before."""
+def apply(
+    assignment: Assignment, environ: MutableMapping[str, str] | None = None, masks: Collection[str] = ()
+) -> dict[str, str]:
+    """Set `variables` in this process, and remove those of `masks` that are not among them: a shell's own mask would
+    hide the planned device, or count it anew. Returns what was not so before; what was removed is empty there."""
     target = os.environ if environ is None else environ
-    changed = {name: value for name, value in variables(assignment).items() if target.get(name) != value}
+    wanted = variables(assignment)
+    changed = {name: value for name, value in wanted.items() if target.get(name) != value}
     target.update(changed)
+    for name in masks:
+        if name not in wanted and target.pop(name, None) is not None:
+            changed[name] = ""
     return changed

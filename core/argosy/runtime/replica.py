@@ -85,7 +85,7 @@ class Replica:
         """
         tell = progress or (lambda sentence: None)
         try:
-            changed = environment.apply(self.assignment)
+            changed = environment.apply(self.assignment, masks=self._backend.masks)
             log.info("environment: %s", " ".join(f"{name}={value}" for name, value in changed.items()) or "as it was")
             before = await self._held()
             began = time.monotonic()
