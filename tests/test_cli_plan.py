@@ -150,7 +150,7 @@ def test_the_homelab_is_planned_on_its_machines_as_they_are_detected(tmp_path: P
     found = {one.service: (one.node, one.device.name, one.engine.name, one.budget) for one in plan.placements}
     assert found["llm"] == ("strix", "AMD Radeon 8060S", "vllm", int(0.95 * 31 * GIB))
     assert found["whisper"][:3] == ("tower", "NVIDIA GeForce RTX 2070", "ctranslate2")
-    assert found["tts"][:2] == ("tower", "NVIDIA GeForce RTX 2070")
+    assert found["tts"][:3] == ("tower", "NVIDIA GeForce RTX 2070", "torch")
     assert found["whisper"][3] == found["tts"][3] == 4 * 10**9
     assert found["embeddings"] == ("mini", "AMD Radeon 680M", "torch", int(0.8 * 15.5 * GIB))
     assert found["reranker"][:3] == ("arc", "Intel Arc A770", "openvino")
