@@ -91,9 +91,23 @@ def test_an_older_gpu_is_seen_and_not_used_and_a_newer_one_gets_what_needs_no_tu
     assert older.problems == ("arc-unknown: 8086:4680 is none of the GPUs that this adapter knows",)
     assert not [one for one in Xpu().checks(tmp_path) if one.check == "arc-unknown" and one.fatal]
     assert (older.usable, older.integrated, older.identity) == (False, True, "")
-    assert (newer.usable, newer.architecture, newer.identity) == (True, "", "0")
+    assert (newer.usable, newer.architecture, newer.identity) == (True, "", "1")  # Level Zero counts both
     assert {offer.name for offer in Xpu().offers(newer, None, 1)} == {"openvino", "openvino_genai", "onnxruntime"}
     assert set(Xpu().refuses(newer)) == {"ctranslate2", "torch", "vllm"}
+    (tmp_path / "dev/dri/renderD128").unlink()  # nor does it count what it was not given
+    assert [device.identity for device in Xpu().detect(tmp_path)] == ["", "0"]
+
+
+def test_an_older_gpu_that_can_be_opened_is_counted_and_one_without_a_driver_is_not(tmp_path: Path) -> None:
+    trees.intel(tmp_path, "0000:00:02.0", "8086:4680", "i915", bar=256 * MIB)
+    trees.intel(tmp_path, "0000:01:00.0", "8086:56a0", "vfio-pci", bar=16 * GIB, render=130)
+    trees.intel(tmp_path, "0000:03:00.0", "8086:e20b", "xe", bar=16 * GIB, render=129)
+    xpu = Xpu()
+    *others, card = xpu.detect(tmp_path)
+    assert [other.identity for other in others] == ["", ""]
+    assert xpu.environment(card)["ZE_AFFINITY_MASK"] == "1"
+    named = {offer.device for offer in xpu.offers(card, None, 1) if isinstance(offer, Openvino | OpenvinoGenai)}
+    assert named == {"GPU.1"}
 
 
 def test_a_card_without_a_render_node_was_not_passed_on(tmp_path: Path) -> None:
@@ -262,10 +276,11 @@ def test_the_extension_is_used_beside_its_own_torch_alone(bare: Path) -> None:
     assert not matched()
     distribution(bare, "torch", "2.8.0+xpu")
     assert matched()
-    (bare / "torch-2.8.0+xpu.dist-info/METADATA").write_text(
-        "Metadata-Version: 2.1\nName: torch\nVersion: 2.14.0+xpu\n"
-    )
-    assert not matched()
+    for torch in ("2.14.0+xpu", "2.8.0+cpu", "2.8.0", "3.8.0+xpu"):
+        (bare / "torch-2.8.0+xpu.dist-info/METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: torch\nVersion: {torch}\n"
+        )
+        assert not matched(), torch
 
 
 def test_the_extension_is_imported_before_torch_is_prepared(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from argosy import machine
 from argosy.backend import Enforcement
 from argosy.engines import Engine, Onnxruntime, Openvino, OpenvinoGenai, Vllm
 
-from .checks import ENGINES, WARNINGS, check, finding, lacks, problems, strays, window
+from .checks import ENGINES, WARNINGS, check, finding, lacks, opened, problems, strays, window
 from .child import ask
 from .extension import Torch
 
@@ -57,7 +57,7 @@ class Xpu(argosy.Backend):
 
     That is the order in which Level Zero counts when it is told to, and OpenVINO too: what is integrated stands at
     0000:00:02.0, before all cards. An id that the table lacks is a newer GPU where the driver `xe` holds it, and is
-    offered what needs no tuning; else an older one, which is none of these.
+    offered what needs no tuning; else an older one, which is none of these, yet is counted by both.
     """
 
     name = "xpu"
@@ -72,6 +72,7 @@ class Xpu(argosy.Backend):
 
     def detect(self, root: Path = Path("/")) -> Sequence[argosy.Device]:
         devices: list[argosy.Device] = []
+        ordinal = 0  # of those that a library can open, whether they are used here or not
         for display in machine.displays(root, VENDOR):
             name, architecture, own = GPUS.get(display.device, (f"Intel GPU {display.ids}", "", None))
             integrated = own == 0 if architecture else display.pci.endswith(":00:02.0")
@@ -86,12 +87,13 @@ class Xpu(argosy.Backend):
                     integrated=integrated,
                     memory_bytes=machine.unified(root) if integrated else _memory(root, display, architecture, own),
                     index=len(devices),
-                    identity=str(sum(device.usable for device in devices)) if usable else "",
+                    identity=str(ordinal) if usable else "",
                     driver=display.driver,
                     problems=found,
                     usable=usable,
                 )
             )
+            ordinal += opened(root, display)
         return tuple(devices)
 
     def probe(self, devices: Sequence[argosy.Device]) -> Sequence[argosy.Device]:

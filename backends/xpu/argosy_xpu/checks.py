@@ -12,6 +12,7 @@ from argosy import machine
 from .extension import matched
 
 EP = "onnxruntime-ep-openvino"
+DRIVERS = ("i915", "xe")
 SMALL = 256 * 2**20  # bytes of the window to a card's memory where Resizable BAR is off
 
 # What is wrong -> what one notices, and what to do. Those in `WARNINGS` let a device be used all the same.
@@ -64,7 +65,7 @@ ENGINES = {
 
 
 def problems(root: Path, display: machine.Display, integrated: bool, known: bool) -> Iterator[str]:
-    if display.driver not in ("i915", "xe"):
+    if display.driver not in DRIVERS:
         yield f"wrong-driver: {display.driver} holds it" if display.driver else "no-driver: none holds it"
         return
     if not known and display.driver == "i915":
@@ -77,6 +78,11 @@ def problems(root: Path, display: machine.Display, integrated: bool, known: bool
         yield "gpu-not-passed: it has no render node"
     if not integrated and 0 < window(display) <= SMALL:
         yield f"arc-rebar: the window to its memory has {window(display) >> 20} MiB"
+
+
+def opened(root: Path, display: machine.Display) -> bool:
+    """Whether Level Zero and OpenVINO list it: old ones too, which are none of ours."""
+    return display.driver in DRIVERS and any(not machine.closed(root, node) for node in display.renders)
 
 
 def window(display: machine.Display) -> int:
@@ -93,7 +99,7 @@ def lacks(root: Path = Path("/")) -> Iterator[str]:
     icds = (root / "etc/OpenCL/vendors").glob("*.icd")
     if {"openvino", EP} & set(here) and not any("igdrcl" in machine.text(icd) for icd in icds):
         yield "arc-icd: no Intel driver is registered in /etc/OpenCL/vendors"
-    if "torch" in here and "xpu" not in here["torch"] and not matched():
+    if "torch" in here and "xpu" not in here["torch"]:
         yield f"build-torch: torch {here['torch']} is not built for XPU"
     if "onnxruntime" in here and EP not in here:
         yield f"build-onnxruntime: onnxruntime {here['onnxruntime']} is here without {EP}, its provider for this GPU"

@@ -22,6 +22,8 @@ class Torch(engines.Torch):
 
 
 def matched() -> bool:
-    """Whether the extension is here, and with it a torch of the same minor version."""
+    """Whether the extension is here, and with it a torch of the same minor version, both built for XPU: what PyPI has
+    under these names is built for processors."""
     here = machine.installed("intel-extension-for-pytorch", "torch")
-    return len(here) == 2 and len({version.split(".")[1] for version in here.values()}) == 1
+    same = len({tuple(version.split(".")[:2]) for version in here.values()}) == 1
+    return len(here) == 2 and same and all("+xpu" in version for version in here.values())
