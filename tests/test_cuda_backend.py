@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,18 @@ from typing import Any
 import pytest
 from nvml_stub import GIB, RTX_2070, UUID, Driver
 
+from argosy import machine
 from argosy.engines import Ctranslate2, Onnxruntime, Torch, Vllm
 from argosy.testing import check_backend
 from argosy.testing.machines import MACHINES, trees
 from argosy_cuda import CHIPS, Cuda, probed
 from argosy_cuda.checks import CHECKS
+
+
+@pytest.fixture(autouse=True)
+def on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever these tests run."""
+    monkeypatch.setattr(machine, "HOST_PIDS", os.readlink("/proc/self/ns/pid"))
 
 
 @pytest.fixture
@@ -50,12 +59,34 @@ def test_mps_enforces_a_share_where_its_daemon_listens(tmp_path: Path, monkeypat
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "mps"))
     assert cuda.enforcement(device) == "watched"
     assert len(cuda.environment(device, share=0.25, budget=2 * GIB)) == 2
-    trees.put(tmp_path, "mps/control")
-    assert cuda.enforcement(device) == "enforced"
-    capped = cuda.environment(device, share=0.25, budget=2 * GIB)
-    assert capped["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=2048M"
-    assert capped["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
-    assert len(cuda.environment(device, share=1.0, budget=8 * GIB)) == 2
+    (tmp_path / "mps").mkdir()
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "mps")
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind("mps/control")
+        assert cuda.enforcement(device) == "watched"
+        daemon.listen(1)
+        for _ in range(4):  # however busy it is
+            assert cuda.enforcement(device) == "enforced"
+        capped = cuda.environment(device, share=0.25, budget=2 * GIB)
+        assert capped["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=2048M"
+        assert capped["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
+        assert len(cuda.environment(device, share=1.0, budget=8 * GIB)) == 2
+    assert Path("mps/control").exists()  # as one that was killed leaves it
+    assert cuda.enforcement(device) == "watched"
+    assert len(cuda.environment(device, share=0.25, budget=2 * GIB)) == 2
+
+
+def test_a_named_pipe_that_nobody_reads_is_no_mps_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MACHINES["rtx-2070"].build(tmp_path)
+    (device,) = Cuda().detect(tmp_path)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    os.mkfifo(tmp_path / "control")
+    assert Cuda().enforcement(device) == "watched"
+    reader = os.open(tmp_path / "control", os.O_RDONLY | os.O_NONBLOCK)
+    assert Cuda().enforcement(device) == "enforced"
+    os.close(reader)
+    assert Cuda().enforcement(device) == "watched"
 
 
 def offered(name: str, tmp_path: Path, memory: int | None, budget: int | None) -> dict[str, Any]:

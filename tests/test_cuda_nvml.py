@@ -15,9 +15,16 @@ from typing import Any
 import pytest
 from nvml_stub import GIB, H100, MIB, RTX_2070, SLICES, STUB, UUID, Driver
 
+from argosy import machine
 from argosy.engines import Vllm
 from argosy.testing.machines import MACHINES, trees
 from argosy_cuda import Cuda, nvml, probed
+
+
+@pytest.fixture(autouse=True)
+def on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever these tests run."""
+    monkeypatch.setattr(machine, "HOST_PIDS", os.readlink("/proc/self/ns/pid"))
 
 
 @pytest.fixture
@@ -52,7 +59,7 @@ def test_nvml_tells_the_memory_that_files_do_not(driver: Driver, tmp_path: Path)
     assert known.usable
 
 
-def test_a_reply_of_nvml_is_understood(tmp_path: Path) -> None:
+def test_a_described_reply_of_nvml_is_understood(tmp_path: Path) -> None:
     MACHINES["h100"].build(tmp_path)
     (found,) = Cuda().detect(tmp_path)
     reply = json.loads(
@@ -207,6 +214,22 @@ def test_who_holds_memory_is_told_for_all_and_nothing_is_a_figure_too(driver: Dr
     (device,) = cuda.detect(tmp_path)
     assert {one.pid: one.bytes for one in cuda.held(device)} == {me: 3 * GIB, 1: MIB, 2: GIB}
     assert {one.pid: one.bytes for one in cuda.held(device, [me, 7])} == {me: 3 * GIB, 1: MIB, 2: GIB, 7: 0}
-    # Numbers of the host, in a container: that ours are not among them says nothing.
+    # One that has ended meanwhile, or is hidden from us: that ours are not among them says nothing.
     driver.say(RTX_2070 | {"compute": [[4_000_000, GIB]]})
     assert {one.pid: one.bytes for one in cuda.held(device, [me])} == {4_000_000: GIB}
+
+
+def test_in_a_container_a_stranger_with_the_number_of_a_replica_is_not_taken_for_it(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MACHINES["rtx-2070"].build(tmp_path)
+    driver.say(RTX_2070 | {"compute": [[os.getpid(), 7 * GIB]]})
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    cuda = Cuda()
+    (device,) = cuda.detect(tmp_path)
+    assert [one.bytes for one in cuda.held(device, [os.getpid()])] == [7 * GIB]
+    assert cuda.enforcement(device) == "watched"
+    monkeypatch.setattr(machine, "HOST_PIDS", "pid:[1]")
+    assert list(cuda.held(device, [os.getpid()])) == []
+    assert cuda.enforcement(device) == "counted"
+    assert [one.bytes for one in cuda.held(device)] == [7 * GIB]  # that somebody holds it is so all the same

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -17,11 +19,12 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 import argosy_cuda
+from argosy import machine
 from argosy.backend import Device, ShareServer
 from argosy.cli import node as command
 from argosy.errors import ClusterError
 from argosy.registry import Registry
-from argosy.runtime import watchdog
+from argosy.runtime import survey, watchdog
 from argosy.serve import entry, flags, turns
 from argosy.serve.node import Start, arguments
 from argosy.testing import MockBackend
@@ -209,10 +212,25 @@ def test_nothing_is_started_unless_it_is_asked_for(tmp_path: Path) -> None:
         assert environment == {}
 
 
-MPS_CONTROL = """#!/bin/sh
-# Makes its pipe as the daemon does, and takes it away when it is told to quit.
-if [ "$1" = -d ]; then touch "$CUDA_MPS_PIPE_DIRECTORY/control"; else read word; [ "$word" = quit ] || exit 1
-rm "$CUDA_MPS_PIPE_DIRECTORY/control"; fi
+MPS_CONTROL = f"""#!{sys.executable} -I
+# Listens as the daemon does, in the background, and ends when it is told to quit.
+import os, socket, sys
+os.chdir(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
+line = socket.socket(socket.AF_UNIX)
+if sys.argv[1:] == ["-d"]:
+    line.bind("control")
+    line.listen()
+    if os.fork():
+        os._exit(0)
+    for number in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    while (client := line.accept()[0]).recv(5) != b"quit\\n":
+        pass
+    line.close()
+else:
+    line.connect("control")
+    line.sendall(sys.stdin.readline().encode())
+    line.recv(1)  # until it has ended
 """
 
 
@@ -222,6 +240,7 @@ def test_mps_runs_with_its_pipe_where_replicas_look_for_it(tmp_path: Path, monke
     tool.write_text(MPS_CONTROL)
     tool.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(machine, "HOST_PIDS", os.readlink("/proc/self/ns/pid"))  # wherever this runs
     cuda = argosy_cuda.Cuda()
     card = Device(backend="cuda", name="A card", architecture="sm_90", memory_bytes=80 * 2**30, identity="GPU-1")
     assert cuda.enforcement(card) == "watched"
@@ -254,6 +273,25 @@ def test_print_gives_what_this_machine_alone_decides_or_the_whole_command() -> N
     assert code == 0
     assert shown.startswith("--address=10.0.0.5:6379 --block --num-gpus=0 ")
     assert shown.endswith("--min-worker-port=20000\n")
+
+
+class Sliced(MockBackend):
+    """One card by files; its library tells that it is two slices."""
+
+    def probe(self, devices: Sequence[Device]) -> Sequence[Device]:
+        return [dataclasses.replace(one, identity=f"slice {part}") for one in devices for part in range(2)]
+
+
+def test_devices_are_counted_as_control_counts_them_with_what_libraries_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = installed()
+    known = Registry(base.plugins, base.models, {"mock": Sliced()}, base.engines)
+    monkeypatch.setattr("argosy.registry.load", lambda: known)
+    code, shown = run("--print", "--name", "box")
+    assert code == 0
+    resources = next(word for word in shlex.split(shown) if word.startswith("--resources="))
+    control = survey.node(known).devices
+    assert json.loads(resources.partition("=")[2]) == {f"argosy-device-{one.index}": 1 for one in control}
+    assert len(control) == 2
 
 
 def test_the_environment_can_be_printed_for_a_service_manager() -> None:

@@ -20,6 +20,8 @@ DISPLAYS = (
 )
 DIGITS = 20  # of a number that any kernel writes; more of them are garbage, which int() may refuse to read
 
+HOST_PIDS = "pid:[4026531836]"  # the first namespace of process numbers; Linux gives no other this number
+
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB}
 # Regions of memory in `drm-resident-vram0: 12 KiB`, as the kernel's drivers call a card's own and the system's.
 OWN, SYSTEM = ("vram", "local"), ("gtt", "system")
@@ -68,6 +70,15 @@ def limits(root: Path, controller: str, *names: str) -> Iterator[str]:
         own = Path(path.lstrip("/"))
         for group in (own, *own.parents):
             yield from (found for name in names if (found := text(folder / group / name)))
+
+
+def host_pids() -> bool:
+    """Whether numbers of processes that a driver tells are those that this process sees: in a container, unless it
+    shares the host's, they are not, and one that is the same is another process."""
+    try:
+        return os.readlink("/proc/self/ns/pid") == HOST_PIDS
+    except OSError:
+        return False
 
 
 def family(pid: int, root: Path = Path("/proc")) -> set[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from argosy.backend import Enforcement, ShareServer
 from argosy.engines import Ctranslate2, Engine, Onnxruntime, Torch, Vllm
 
 from .checks import CUDA_12, CUDA_13, ENGINES, WARNINGS, check, finding, lacks, major, problems
+from .mps import listens
 from .nvml import Nvml
 
 VENDOR = 0x10DE
@@ -117,7 +117,7 @@ class Cuda(argosy.Backend):
     def environment(self, device: argosy.Device, *, share: float = 1.0, budget: int | None = None) -> Mapping[str, str]:
         """The mask, by UUID where it is known; and MPS's limits, which its server keeps, where its daemon runs."""
         found = {"CUDA_VISIBLE_DEVICES": device.identity, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        if share < 1 and _mps():
+        if share < 1 and listens():
             found["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(max(round(share * 100), 1))
             if budget is not None:
                 found["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={budget >> 20}M"
@@ -176,8 +176,10 @@ class Cuda(argosy.Backend):
         return found | {ENGINES[name]: problem for name, problem in lacking.items() if name in ENGINES}
 
     def held(self, device: argosy.Device, pids: Collection[int] = ()) -> Sequence[argosy.Held]:
-        """Everybody whom NVML names. In a container it names processes by numbers of the host, which are not ours:
-        then nobody of `pids` is said to hold nothing."""
+        """Everybody whom NVML names. In a container it names processes by numbers of the host, which say nothing of
+        `pids`: one that is the same is a stranger's."""
+        if pids and not machine.host_pids():
+            return ()
         answer = self._nvml.ask("held", device.identity if "-" in device.identity else f"{device.pci}")
         if answer is None:
             return ()
@@ -187,8 +189,11 @@ class Cuda(argosy.Backend):
         return tuple(argosy.Held(pid=pid, bytes=size) for pid, size in {**found, **nothing}.items())
 
     def enforcement(self, device: argosy.Device) -> Enforcement:
-        """A slice is kept by its GPU as a whole; shares of one are watched like all others."""
-        return "enforced" if _mps() else "watched"
+        """A slice is kept by its GPU as a whole; shares of one are watched like all others, which takes the host's
+        numbers of processes."""
+        if listens():
+            return "enforced"
+        return "watched" if machine.host_pids() else "counted"
 
     def share_server(self, devices: Sequence[argosy.Device], folder: Path) -> ShareServer:
         """MPS: one daemon for all GPUs of the node, of the user whom it serves."""
@@ -222,11 +227,6 @@ def probed(device: argosy.Device, told: Mapping[str, Any], lacks: Sequence[str] 
         dataclasses.replace(known, name=one["name"], identity=one["uuid"], memory_bytes=one["memory"])
         for one in told["slices"] or (told,)
     ]
-
-
-def _mps() -> bool:
-    """Whether an MPS daemon listens here: where CUDA itself looks for one."""
-    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()
 
 
 def _age(device: argosy.Device) -> int:
