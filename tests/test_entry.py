@@ -185,3 +185,18 @@ def test_waiting_for_a_turn_to_load_is_not_counted_as_starting(entry: Entry) -> 
     entry.hear({**report("a", "loading"), "node": "one", "turn": "held", "at": now})
     entry.see(None, now + entry.ready.start_timeout + 1)
     assert "not Ready within" in entry.hopeless
+
+
+def test_who_waits_for_a_replica_of_its_own_service_that_hangs_does_not_keep_it_from_being_given_up() -> None:
+    entry = Entry.of(ready(replicas=2), None)
+    assert entry.ready
+    now = time.time()
+    entry.since = now
+    for seconds in range(0, 70, 10):
+        entry.hear({**report("a", "loading"), "node": "one", "turn": "held", "at": now + seconds})
+        entry.hear({**report("b", "starting"), "node": "one", "turn": "waiting", "at": now + seconds})
+    entry.see(None, now + entry.ready.start_timeout + 1)
+    assert "not Ready within 60 s" in entry.hopeless
+    entry.hear({**report("a"), "node": "one", "turn": "", "at": now + 50})
+    entry.hear({**report("b", "loading"), "node": "one", "turn": "held", "at": now + 50})
+    assert entry.since == now + 50, "its own time begins with its turn"

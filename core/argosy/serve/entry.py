@@ -49,9 +49,12 @@ class Entry:
     def hear(self, report: dict[str, Any]) -> None:
         if self.gone or self.ready is None:
             return
+        before = self.reports.get(report["replica"], {}).get("turn")
         self.reports[report["replica"]] = report
-        if report.get("turn") == "waiting":
-            self.since = report["at"]  # its time to start begins when it may load; those before it have theirs
+        # Its time to start begins when it may load; those before it have theirs, its own service's too.
+        loads = any(one.get("turn") == "held" for one in self.current())
+        if (report.get("turn") == "waiting" and not loads) or (before, report.get("turn")) == ("waiting", "held"):
+            self.since = report["at"]
         # Where more report than are wanted, the one that was silent longest has a successor.
         while len(current := self.current()) > self.ready.replicas:
             del self.reports[min(current, key=lambda one: one["at"])["replica"]]
