@@ -20,7 +20,7 @@ from argosy.engines import Onnxruntime, Python
 from argosy.errors import Overloaded, PluginError, ReplicaError, WeightsError
 from argosy.fleet.sources import parse_model
 from argosy.model import Options, gather
-from argosy.runtime import environment, memory, sampling
+from argosy.runtime import environment, memory
 from argosy.runtime.assignment import Bounds
 from argosy.runtime.meter import METRICS, Recorder
 from argosy.runtime.prometheus import Prometheus
@@ -396,16 +396,3 @@ async def test_what_load_says_of_the_model_is_what_the_replica_is_about() -> Non
 
     async with running(Told) as replica:
         assert replica.about == replica.status().about == {"dimensions": "384"}
-
-
-def test_looking_costs_what_the_processes_cost_that_a_vendor_asks_through() -> None:
-    class Asks(MockBackend):
-        """Tells through a process of its own, as vendors do whose library must not be opened here."""
-
-        def held(self, device: Any, pids: Any = ()) -> Any:
-            subprocess.run([sys.executable, "-I", "-S", "-c", "sum(range(2_000_000))"], check=True)
-            return super().held(device, pids)
-
-    cheap, dear = MockBackend(), Asks()
-    device = cheap.detect()[0]
-    assert sampling.look(dear, device, None).cost > sampling.look(cheap, device, None).cost + 0.01

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import inspect
 import logging
@@ -132,8 +131,12 @@ class Replica:
     async def _end(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await self._watch
+            except asyncio.CancelledError:
+                pass
+            except Exception as error:  # the model is closed all the same
+                log.error("%s was not sampled to its end", self.service, exc_info=error)
             self._watch = None
         if self._runner is not None:
             self._runner.stop()

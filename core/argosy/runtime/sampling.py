@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from ..backend import Backend, Device
 from ..engines import Engine
 from . import memory
+
+log = logging.getLogger("argosy.runtime")
 
 SECONDS = 1.0  # between two looks
 COST = 0.003  # of one core that looking may take
@@ -27,9 +30,18 @@ class Look:
 
 
 async def looks(backend: Backend, device: Device, engine: Engine | None) -> AsyncIterator[Look]:
-    """One look a second, or more seldom where looking is expensive; without end."""
+    """One look a second, or more seldom where looking is expensive; without end. A look that fails is logged, the first
+    in a row with its traceback, and left out."""
+    failed = False
     while True:
-        seen = await asyncio.to_thread(look, backend, device, engine)
+        try:
+            seen = await asyncio.to_thread(look, backend, device, engine)
+        except Exception as error:  # a backend's and a library's own code; the next look may do
+            log.error("no look at %s: %s", device.name, error or type(error).__name__, exc_info=not failed)
+            failed = True
+            await asyncio.sleep(SECONDS)
+            continue
+        failed = False
         yield seen
         await asyncio.sleep(max(SECONDS, seen.cost / COST))
 
