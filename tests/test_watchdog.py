@@ -21,8 +21,9 @@ from test_cli_run_one import Command
 
 import argosy_cpu
 from argosy.backend import Backend, Device, Held
-from argosy.runtime.watchdog import LEAST_TOLERANCE, Watchdog, Watched, allowed, pause
-from argosy.testing import MockBackend
+from argosy.runtime.watchdog import LEAST_TOLERANCE, Watchdog, Watched, allowed, glance, pause, watching
+from argosy.testing import MockBackend, assignment
+from argosy.testing.models import Slow
 
 MIB = 2**20
 IN_TIME = 2.0  # seconds from the overrun to the end
@@ -209,6 +210,35 @@ def test_a_backend_that_fails_leaves_the_other_devices_watched(holders: tuple[Ho
     seen = dog.look()
     assert seen.counted == {holders[0].pid: "broken failed: the driver is gone"}
     assert len(seen.ended) == 1
+
+
+def test_a_look_that_fails_says_that_nobody_is_watched_and_the_next_is_taken(
+    holders: tuple[Holder, Holder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dog = Watchdog({"cpu": argosy_cpu.Cpu()})
+    dog.watch([watched(holders[0], cpu())])
+    assert holders[0].pid in glance(dog)[0].held
+    with monkeypatch.context() as patched:
+        patched.setattr(dog, "_root", Path("/no such folder"))
+        seen, _ = glance(dog)
+    assert list(seen.counted) == [holders[0].pid]
+    assert "the watchdog could not look" in seen.counted[holders[0].pid]
+    assert "Traceback" in caplog.text
+    assert holders[0].pid in glance(dog)[0].held
+
+
+def test_a_watchdog_that_dies_early_is_told_of_and_one_that_ends_in_time_is_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = dataclasses.replace(assignment(Slow, backend=argosy_cpu.Cpu()), enforcement="watched", budget=2**50)
+    with watching(given):
+        pass
+    assert caplog.text == ""
+    monkeypatch.setattr(sys, "executable", "false")  # ends at once, as one that crashes does
+    with watching(given):
+        (ears,) = (thread for thread in threading.enumerate() if thread.name == "argosy-watchdog")
+        ears.join(10)
+        assert "the watchdog of mock-slow has ended" in caplog.text
 
 
 def test_a_number_that_belongs_to_another_process_by_now_is_left_alone(

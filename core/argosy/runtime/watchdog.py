@@ -16,11 +16,12 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..backend import Backend, Device
 from .assignment import Assignment
@@ -30,6 +31,7 @@ SLOWEST_SECONDS = 1.0  # where looking is expensive
 LOOK_COST = 0.01  # of one core that looking may take before it is done more seldom
 LEAST_TOLERANCE = 64 * 2**20  # bytes above the budget that are no offence: allocators round up, drivers keep buffers
 TOLERANCE = 0.02  # the same as a part of the budget; the larger of the two counts
+END_SECONDS = 10.0  # for which the end of a watchdog's process is waited for
 TELL = ("gone", "ended")  # what standard output is told
 # A shell that has ended is nobody's parent: what the watchdog holds itself is not the replica's.
 _APART = 'exec 3<&0; "$0" -m argosy.runtime.watchdog <&3 3<&- &'
@@ -127,6 +129,10 @@ class Watchdog:
                 ended.append(_ended(replica, bytes_held, replica.budget))
         return Look(held=held, counted=counted, gone=gone, ended=tuple(ended))
 
+    def blind(self, why: str) -> Look:
+        """What to tell of a look that failed: nobody is watched now."""
+        return Look(counted=dict.fromkeys(self._watched.copy(), why))
+
     def _is(self, pid: int, processes: Mapping[int, _Process]) -> bool:
         """Whether the process still is the one that was to be watched."""
         return pid in processes and self._born.setdefault(pid, processes[pid].born) == processes[pid].born
@@ -195,6 +201,17 @@ def pause(cost: float) -> float:
     return min(max(LOOK_SECONDS, cost / LOOK_COST), SLOWEST_SECONDS)
 
 
+def glance(dog: Watchdog) -> tuple[Look, float]:
+    """One look, and the processor seconds that it took. One that fails is logged, and all are only counted in it."""
+    began = time.thread_time()
+    try:
+        seen = dog.look()
+    except Exception as error:  # the next look may do, and a watchdog that ends silently watches nobody
+        log.error("the watchdog could not look", exc_info=error)
+        seen = dog.blind(f"the watchdog could not look: {error or type(error).__name__}")
+    return seen, time.thread_time() - began
+
+
 @contextlib.contextmanager
 def watching(assignment: Assignment) -> Iterator[None]:
     """Have this process watched by one of its own while the block runs, where its share is to be watched."""
@@ -213,15 +230,32 @@ def watching(assignment: Assignment) -> Iterator[None]:
     assert child.stdin is not None
     assert child.stdout is not None
     child.wait()
+    ending = threading.Event()
+    ears = threading.Thread(target=_hear, args=(child.stdout, ending, assignment), name="argosy-watchdog", daemon=True)
+    ears.start()
     try:
-        child.stdin.write(json.dumps(dataclasses.asdict(replica)).encode() + b"\n")
-        child.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it could not start: the other end of its output is closed too
+            child.stdin.write(json.dumps(dataclasses.asdict(replica)).encode() + b"\n")
+            child.stdin.flush()
         yield
     finally:
+        ending.set()
         with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
-        child.stdout.read()  # until its other end is closed: the watchdog is gone
-        child.stdout.close()
+        ears.join(END_SECONDS)
+        if ears.is_alive():
+            log.warning("the watchdog of %s did not end in %g s; it is left alone", assignment.service, END_SECONDS)
+
+
+def _hear(output: IO[bytes], ending: threading.Event, assignment: Assignment) -> None:
+    """Read until the other end is closed: the watchdog is gone, and should not be before `ending`."""
+    with output:
+        output.read()
+    if not ending.is_set():
+        log.error(
+            "the watchdog of %s has ended: what it holds of %s is only counted from now on; start it again to have it "
+            "watched", assignment.service, assignment.device.name,
+        )  # fmt: skip
 
 
 def main() -> int:
@@ -237,10 +271,9 @@ def main() -> int:
                 return 0
             *whole, line = (line + more).split(b"\n")
             dog.watch(_watched(json.loads(one)) for one in whole if one.strip())
-        began = time.thread_time()
-        seen = dog.look()
+        seen, cost = glance(dog)
         _tell(seen, said)
-        waiting = pause(time.thread_time() - began)
+        waiting = pause(cost)
 
 
 def _tell(seen: Look, said: set[str]) -> None:

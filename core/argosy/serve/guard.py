@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .. import registry as registries
 from ..runtime import logs
-from ..runtime.watchdog import Ended, Look, Watchdog, Watched, pause
+from ..runtime.watchdog import Ended, Look, Watchdog, Watched, glance, pause
 from .names import CONTROL, GUARD, NAMESPACE
 from .terms import Settings
 
@@ -69,7 +68,7 @@ class Guard:
 
     async def _look(self) -> None:
         while True:
-            seen, cost = await asyncio.to_thread(_timed, self._dog)
+            seen, cost = await asyncio.to_thread(glance, self._dog)
             self._last = seen
             self._gone += seen.gone
             self._ended += seen.ended
@@ -99,12 +98,6 @@ class Guard:
                     await self._news.wait()
             except TimeoutError:
                 continue
-
-
-def _timed(dog: Watchdog) -> tuple[Look, float]:
-    """One look, and the processor seconds that it took."""
-    began = time.thread_time()
-    return dog.look(), time.thread_time() - began
 
 
 def post(nodes: Collection[str], settings: Settings) -> dict[str, ActorHandle[Any]]:
