@@ -93,7 +93,9 @@ def options(how: Implementation, **values: float) -> Options:
 def test_without_tools_the_refusal_is_a_command_to_type(how: Implementation, gguf: Weights, cache: Path) -> None:
     problem = lacking(how, gguf, options(how), cache)
     assert problem is not None
-    assert problem.fix == "argosy weights convert --plugin turned --engine openvino --install-tools"
+    assert (
+        problem.fix == f"ARGOSY_CACHE={cache} argosy weights convert --plugin turned --engine openvino --install-tools"
+    )
     assert "typer>=0.16" in problem.found
     with pytest.raises(WeightsError, match="--plugin turned --engine openvino --install-tools"):
         converted(gguf, how, options(how), cache, print)
@@ -192,6 +194,17 @@ def test_an_interpreter_without_the_libraries_is_not_taken(cache: Path) -> None:
         found.adopt(cache / "python", print)
 
 
+def test_an_interpreter_that_does_not_answer_is_not_waited_for(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(tools, "ASK_SECONDS", 0.2)
+    with pytest.raises(WeightsError, match=r"within 0\.2 s"):
+        Tools.of(["typer>=0.16"], cache).adopt(python, print)
+
+
 def test_an_interpreter_with_other_versions_is_taken_and_told(cache: Path) -> None:
     told: list[str] = []
     found = Tools.of(["typer==0.0.1"], cache)
@@ -277,7 +290,10 @@ def test_the_command_refuses_with_the_command_that_helps_and_checks_what_it_is_g
     wish = ("--plugin", "whisper", "--engine", "openvino_genai")
     code, output = argosy(*wish, "--model", f"file://{tmp_path / 'model.safetensors'}", cache=cache)
     assert code != 0
-    assert "try: argosy weights convert --plugin whisper --engine openvino_genai --install-tools" in output
+    assert (
+        f"try: ARGOSY_CACHE={cache} argosy weights convert --plugin whisper --engine openvino_genai --install-tools"
+        in output
+    )
     code, output = argosy(*wish, "--tools", sys.executable, cache=cache)
     assert code != 0
     assert f"torch==2.13.0 and transformers==5.19.0 for the interpreter {sys.executable}" in output

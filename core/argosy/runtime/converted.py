@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ def toolless(how: Implementation, formats: Sequence[str], cache: Path) -> Weight
     return WeightsError(
         f"tools that make {' or '.join(how.formats)} for {how.engine} of {' and '.join(formats)}",
         f"no tool environment with {', '.join(needs)} in {cache}",
+        f"ARGOSY_CACHE={shlex.quote(str(cache))} "  # a fleet file may name another than the shell's
         f"argosy weights convert --plugin {how.model.name} --engine {how.engine} --install-tools",
     )
 

@@ -24,6 +24,7 @@ from ..errors import PluginError, WeightsError
 from ..model import Model, Options
 
 OWN = ("numpy>=2", "pluggy>=1.6", "pydantic>=2.11")  # what importing a plugin and argosy's contract needs
+ASK_SECONDS = 60.0  # in which an interpreter says what it has; a slow disk takes some
 VERSIONS = (
     "import importlib.metadata as m, json, re\n"
     "name = lambda d: re.sub('[-_.]+', '-', d.metadata['Name']).lower()\n"
@@ -160,8 +161,13 @@ def _run(command: Sequence[str]) -> None:
 def _versions(python: Path) -> Mapping[str, str]:
     """Distribution -> version of an environment."""
     try:
-        done = subprocess.run([str(python), "-c", VERSIONS], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [str(python), "-c", VERSIONS], capture_output=True, text=True, check=True, timeout=ASK_SECONDS
+        )
         found: Mapping[str, str] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        wanted = f"the versions that the interpreter {python} has, within {ASK_SECONDS:g} s"
+        raise WeightsError(wanted, "no answer", "--tools FOLDER/bin/python of one that starts") from None
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         raise WeightsError("an interpreter of Python", str(error), "--tools FOLDER/bin/python") from None
     return found
