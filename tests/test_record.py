@@ -215,6 +215,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
     "bad",
     [
         pytest.param(entry("../outside"), id="above"),
+        pytest.param(entry("/abs"), id="an absolute name"),
         pytest.param(entry("link", tarfile.SYMTYPE, "../.."), id="a link that leads out"),
         pytest.param(entry("dev/null0", tarfile.CHRTYPE), id="a device node"),
     ],
@@ -226,6 +227,43 @@ def test_a_recording_that_reaches_out_of_its_folder_is_refused(bad, tmp_path):
     ):
         pass
     assert not (tmp_path.parent / "outside").exists()
+
+
+def test_a_recording_closes_no_file_of_whoever_opens_it(tmp_path):
+    mine = put(tmp_path, "mine", "text")
+    mine.chmod(0o600)
+    bad = entry(str(mine))
+    bad.mode = 0
+    with pytest.raises(ArgosyError, match="would lie outside"), opened(archive(tmp_path / "x.tar.gz", (bad, b""))):
+        pass
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o600
+
+
+def test_what_is_packed_otherwise_is_refused_as_a_recording(tmp_path):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:xz") as out:
+        out.addfile(entry("file"))
+    for part in (len(whole.getvalue()), len(whole.getvalue()) // 2):
+        (tmp_path / "x.tar.xz").write_bytes(whole.getvalue()[:part])
+        with pytest.raises(ArgosyError, match="a folder or a recording"), opened(tmp_path / "x.tar.xz"):
+            pass
+
+
+def test_a_number_in_a_header_that_is_none_is_refused(tmp_path):
+    bad = entry("file")
+    bad.pax_headers = {"GNU.sparse.size": "many"}
+    with pytest.raises(ArgosyError, match="a folder or a recording"), opened(archive(tmp_path / "x.gz", (bad, b""))):
+        pass
+
+
+def test_what_stands_in_headers_counts(tmp_path, monkeypatch):
+    long = entry("file")
+    long.pax_headers = {"comment": "x" * (2 << 20)}
+    recording = archive(tmp_path / "long.tar.gz", (long, b""))
+    monkeypatch.setattr("argosy.runtime.record.MOST_FILES", 10)
+    monkeypatch.setattr("argosy.runtime.record.MOST_BYTES", 1 << 20)
+    with pytest.raises(ArgosyError, match="1 MiB are in it"), opened(recording):
+        pass
 
 
 def test_a_recording_larger_than_any_machine_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):

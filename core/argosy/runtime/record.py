@@ -26,6 +26,7 @@ from ..errors import ArgosyError
 MANIFEST = "argosy-recording.json"
 FILE_BYTES = 1 << 20  # of one file that is read; those that detection reads are pages of /sys and /proc
 MOST_FILES, MOST_BYTES = 20_000, 64 << 20  # of a recording that is opened: it may come from a stranger
+MOST_AROUND = 4 * tarfile.BLOCKSIZE  # what the archive holds beside a file's content: headers, a long name, padding
 LINKS = 40  # followed for one path, as Linux does
 
 # A file whose whole text is a serial number, and a line that names one: `unique_id 123`, `Serial : 0a1b`.
@@ -91,27 +92,59 @@ def opened(root: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="argosy-recording-") as folder:
         try:
-            with tarfile.open(root, "r:*") as archive:
+            with tarfile.open(fileobj=_unzipped(root), mode="r:") as archive:
                 members = _members(archive)
                 archive.extractall(folder, members=members, filter="data")
             for member in members:
                 if member.isreg() and not member.mode:  # what was closed to whoever recorded it
-                    Path(folder, member.name).chmod(0)
-        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+                    _close(Path(folder), member.name)
+        # The last three: numbers and names in headers that are none, and headers that follow each other without end.
+        except (
+            OSError,
+            EOFError,
+            tarfile.TarError,
+            zlib.error,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise ArgosyError(
                 f"a folder or a recording at {root}", str(error), "argosy doctor --record FILE.tar.gz"
             ) from None
         yield Path(folder)
 
 
+def _unzipped(recording: Path) -> io.BytesIO:
+    """The whole archive, so that headers count too: tarfile reads each at once, however long it calls itself."""
+    most = MOST_BYTES + MOST_FILES * MOST_AROUND + tarfile.RECORDSIZE
+    with gzip.open(recording) as packed:
+        content = packed.read(most + 1)
+    if len(content) > most:
+        raise _too_much()
+    return io.BytesIO(content)
+
+
+def _close(folder: Path, name: str) -> None:
+    path = folder / name
+    if not path.is_symlink() and path.resolve().is_relative_to(folder.resolve()):
+        path.chmod(0)
+
+
+def _too_much() -> tarfile.TarError:
+    return tarfile.TarError(f"more than {MOST_FILES} files or {MOST_BYTES >> 20} MiB are in it")
+
+
 def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
     found: list[tarfile.TarInfo] = []
     size = 0
     for member in archive:
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts:
+            raise tarfile.TarError(f"{member.name} would lie outside its folder")
         size += member.size
         found.append(member)
         if len(found) > MOST_FILES or size > MOST_BYTES:
-            raise tarfile.TarError(f"more than {MOST_FILES} files or {MOST_BYTES >> 20} MiB are in it")
+            raise _too_much()
     return found
 
 
