@@ -115,20 +115,27 @@ def test_the_heavy_engines_run_on_torch_s_cpu_build_and_on_nothing_for_gpus():
     assert found.keys() == {"transformers", "sentence-transformers"}
 
 
-def test_a_machine_that_cannot_have_the_heavy_engines_is_told_why(tmp_path):
-    for folder in ("scripts", "requirements", ".venv/bin"):
+@pytest.fixture
+def run(tmp_path):
+    """A script of this repository in a copy of it that has no .venv-engines, beside a registry without any torch."""
+    for folder in ("scripts", "requirements", ".venv/bin", "registry/torch"):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("scripts/environment", "scripts/test", "requirements/engines.txt"):
         shutil.copy(ROOT / file, tmp_path / file)
     (tmp_path / ".venv/bin/uv").symlink_to(uv())
     (tmp_path / ".venv/bin/pytest").symlink_to(Path(sys.prefix, "bin/pytest"))
+    (tmp_path / "registry/torch/index.html").write_text("<html></html>", "utf-8")
 
-    def run(script: str, argument: str, **more: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if name not in ("PIP_FIND_LINKS", "UV_FIND_LINKS")}
-        cache = {"UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "cache")}
-        command = [tmp_path / "scripts" / script, argument]
-        return subprocess.run(command, env={**clean, **cache, **more}, capture_output=True, text=True, check=False)
+    def run(script: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "ENGINES"))}
+        registry = {"UV_DEFAULT_INDEX": (tmp_path / "registry").as_uri(), "UV_CACHE_DIR": str(tmp_path / "cache")}
+        command = [tmp_path / "scripts" / script, *arguments]
+        return subprocess.run(command, env={**clean, **registry, **more}, capture_output=True, text=True, check=False)
 
+    return run
+
+
+def test_a_machine_that_cannot_have_the_heavy_engines_is_told_why(run, tmp_path):
     wanted = "torch==2.13.0+cpu for Python 3.11 is not to be had: get that wheel"
     done = run("environment", "engines")
     assert (done.returncode, wanted in done.stderr) == (3, True), done.stderr
@@ -138,6 +145,32 @@ def test_a_machine_that_cannot_have_the_heavy_engines_is_told_why(tmp_path):
     assert skipped.returncode == 0
     assert f"SKIPPED tests/test_engines_*.py: no .venv-engines: {wanted}" in skipped.stdout
     assert run("test", "tests/test_engines_chat.py", ENGINES="required").returncode == 1
+    (tmp_path / "registry/torch/index.html").unlink()
+    assert run("environment", "engines").returncode == 3
+
+
+def test_a_registry_that_does_not_answer_is_no_reason_to_skip_the_heavy_engines(run, tmp_path):
+    nobody = {"UV_DEFAULT_INDEX": "http://127.0.0.1:1/simple", "UV_HTTP_RETRIES": "0"}
+    for trouble, said in (
+        (nobody, "Failed to fetch"),
+        ({**nobody, "UV_OFFLINE": "1"}, "the network was disabled"),
+        ({"UV_FIND_LINKS": str(tmp_path / "no-such-folder")}, "Failed to read `--find-links` directory"),
+    ):
+        done = run("environment", "engines", UV_CACHE_DIR=str(tmp_path / said[:8]), **trouble)
+        assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+        assert not (tmp_path / ".venv/engines.missing").exists()
+
+
+def test_the_whole_suite_fails_where_nobody_tried_to_make_the_heavy_engines(run, tmp_path):
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', "utf-8")
+    python.chmod(0o755)
+    (tmp_path / "test_one.py").write_text("def test_one(): pass\n", "utf-8")
+    done = run("test")
+    assert "1 passed" in done.stdout
+    assert (done.returncode, "run 'make engines' first" in done.stderr) == (1, True), done.stderr
+    (tmp_path / ".venv/engines.missing").write_text("no such wheel\n", "utf-8")
+    assert run("test").returncode == 0
 
 
 def test_runtimes_that_hold_the_same_files_exclude_each_other():
