@@ -18,6 +18,7 @@ from test_rooms import LEVELS
 from argosy import registry
 from argosy.fleet import file
 from argosy.fleet.schema import Service
+from argosy.runtime import sampling
 from argosy.runtime.meter import METRICS
 from argosy.serve.status import Phase
 from argosy.settings import PREFIX, Settings
@@ -174,6 +175,10 @@ def test_commands_that_pages_name_exist(page: Path) -> None:
     command = typer.main.get_command(app)
     named = set(re.findall(r"(?:^|/|-- |\$ )argosy ([a-z][a-z-]*)", code(page), re.MULTILINE))
     assert named <= set(command.commands)  # type: ignore[attr-defined]
+
+
+def test_the_metrics_page_says_what_looking_at_memory_may_take() -> None:
+    assert f"would take more than {sampling.COST * 100:g} % of a core" in " ".join(METRICS_PAGE.read_text().split())
 
 
 def test_the_metrics_page_is_made_from_the_code() -> None:
