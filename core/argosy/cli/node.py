@@ -54,7 +54,7 @@ def node(
         found = "both" if head else "neither"
         raise ClusterError("either --address HOST:PORT or --head", found, "--address of the cluster's head")
     registry = load()
-    found_devices = devices(registry)
+    found_devices = devices(registry, probe=True)  # as control numbers them
     start = Start(
         name=name or socket.gethostname(),
         devices=found_devices,
