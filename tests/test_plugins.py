@@ -17,6 +17,7 @@ import argosy
 import argosy_echo
 import argosy_embeddings
 import argosy_llm
+import argosy_llm.steps
 import argosy_reranker
 from argosy import tasks
 from argosy.errors import WeightsError
@@ -130,7 +131,7 @@ async def test_a_prompt_that_is_too_long_is_refused_with_the_limit(chat: argosy_
 
 async def test_pieces_never_break_a_character(chat: argosy_llm.OnOpenvino) -> None:
     text = "Grüße, 日本語 und 🎉👩‍🚀! " * 12
-    chunk = argosy_llm._Stream(None, None, ())
+    chunk = argosy_llm.steps.Stream(None, None, ())
     pieces = []
     for token in chat.tokenizer.encode(text, add_special_tokens=False).input_ids.data[0]:
         chunk.window.append(int(token))
