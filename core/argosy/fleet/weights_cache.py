@@ -22,7 +22,7 @@ from typing import Any
 
 CHUNK = 4 << 20  # bytes per read of what comes over a network
 # Bytes per read while hashing. A buffer above malloc's threshold (128 KiB), once freed, raises that threshold for the
-# rest of the process: a replica that hashed its weights by 4 MiB then held a sixth more than one that found them hashed.
+# rest of the process: a replica that hashed by 4 MiB then held a sixth more than one that found its weights hashed.
 BLOCK = 64 << 10
 
 
