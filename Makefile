@@ -42,6 +42,7 @@ bench: .venv/dev.stamp ## measure the fleet against the bare engines
 	@$(bin)/python -m benchmarks $(ARGS)
 
 soak: .venv/dev.stamp ## run what takes too long for the tests
+	@scripts/test tests/test_engines_gpu_bench.py
 	@$(bin)/python -m benchmarks.soak $(ARGS)
 
 lock: .venv/default.stamp ## resolve requirements/ again

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engines, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_everything_that_needs_no_gpu_holds_on_the_processor(tmp_path: Path) -> None:
