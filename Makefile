@@ -41,7 +41,7 @@ check: .venv/dev.stamp ## lint, formatting, types
 bench: .venv/dev.stamp ## measure the fleet against the bare engines
 	@$(bin)/python -m benchmarks $(ARGS)
 
-soak: .venv/dev.stamp ## run what takes too long for the tests
+soak: .venv/dev.stamp $(heavy) ## run what takes too long for the tests
 	@scripts/test tests/test_engines_gpu_bench.py
 	@$(bin)/python -m benchmarks.soak $(ARGS)
 

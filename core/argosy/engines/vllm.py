@@ -27,8 +27,8 @@ class Vllm(Engine):
 
         Its processes are started afresh, for a fork of this one would copy its threads' locks. On a processor threads
         are as many as the environment says, on whatever core is free, and sleep while they wait: those that spin take
-        the cores from others that have work, and on two busy cores nine tenths of the speed. One process is enough
-        there, which saves 0.6 GB and 2 in 5 processor seconds of the start. Nothing is told to vLLM's makers of who
+        the cores from others that have work, and on two busy cores most of the speed. One process is enough there,
+        which saves 0.6 GB and 2 in 5 processor seconds of the start. Nothing is told to vLLM's makers of who
         uses it. Whoever has set these variables has his way.
         """
         own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}

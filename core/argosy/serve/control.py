@@ -203,7 +203,10 @@ class Control:
         guard.dismiss(deploy.node_ids())
         self._entries.clear()
         await self._touch()
-        await asyncio.gather(*(self._serve(serve.delete, name) for name in names))
+        for name in names:  # all are told before any is waited for: they leave side by side
+            await self._serve(serve.delete, name, False)
+        for name in names:
+            await self._serve(serve.delete, name)
         self._store.happened("down", ", ".join(names))
         self._store.close()
 
